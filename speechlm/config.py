@@ -1,0 +1,303 @@
+"""The configuration of a run: one YAML file, one section a stage, everything optional.
+
+A file in ``configs/`` holds only what differs from the defaults here. On the command line
+``key=value`` overrides it (``train.max_steps=100``); values are read as YAML.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import yaml
+
+from speechlm.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusConfig:
+    """Which recordings, and how ``speechlm corpus`` makes some."""
+
+    path: Path | None = None
+    """Folder of audio, JSON lines, or lhotse CutSet; None for the one that ``corpus`` makes."""
+    kind: Literal["qa", "text"] = "qa"
+    """What to make: spoken questions with recorded answers, or the lines of a text file."""
+    text: Path | None = None
+    """For ``text``: a UTF-8 file, one utterance a line."""
+    num_train_voices: int = 60
+    """Asking voices that training hears."""
+    num_valid_voices: int = 6
+    """Further voices for validation."""
+    num_test_voices: int = 12
+    """Further voices for the test."""
+    renditions: int = 2
+    """Times each training voice asks each question, at another pitch, speed and wording."""
+    num_workers: int = 0
+    """Processes; 0 for one a core."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "text" and self.text is None and self.path is None:
+            raise ConfigError("corpus.kind is 'text': expected corpus.text=FILE, got none")
+        for name in ("num_train_voices", "num_valid_voices", "num_test_voices", "renditions"):
+            _at_least(1, f"corpus.{name}", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig:
+    """Which tokenizer, and how ``speechlm fit`` fits it."""
+
+    name: str = "logmel-kmeans"
+    """A registered tokenizer; ``speechlm list`` shows them."""
+    path: Path | None = None
+    """A fitted one's folder, or a bundle's, to use instead of fitting one."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The tokenizer's own options; its card lists them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizeConfig:
+    """How ``speechlm tokenize`` fills the unit store."""
+
+    num_workers: int = 0
+    """Processes; 0 for one a core."""
+    shard_size: int = 512
+    """Recordings a Parquet shard; what a kill can cost."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, "tokenize.shard_size", self.shard_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The decoder's shape; the vocabulary comes from the tokenizer and the layout."""
+
+    num_layers: int = 6
+    model_dim: int = 256
+    num_heads: int = 4
+    num_kv_heads: int = 4
+    """Fewer than ``num_heads`` for grouped-query attention."""
+    ffn_dim: int = 704
+    """Inner width of SwiGLU."""
+    max_positions: int = 2048
+    """Longest sequence, LM positions."""
+    rope_theta: float = 10_000.0
+    tie_embeddings: bool = True
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.model_dim % self.num_heads or (self.model_dim // self.num_heads) % 2:
+            raise ConfigError(
+                f"model.num_heads ({self.num_heads}) must divide model.model_dim "
+                f"({self.model_dim}) into heads of even width"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"model.num_kv_heads ({self.num_kv_heads}) must divide "
+                f"model.num_heads ({self.num_heads})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How ``speechlm train`` trains the unit LM on a unit store."""
+
+    max_steps: int = 2000
+    batch_units: int = 8192
+    """LM positions a step on each process, padding included."""
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 1e-5
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    max_grad_norm: float = 1.0
+    loss_on: Literal["answer", "all"] = "answer"
+    """Which positions of a conversation count: the answer's, or the question's too."""
+    question_loss_weight: float = 0.1
+    """Weight of a question position when ``loss_on`` is ``all``."""
+    speech_fraction: float = 0.05
+    """Share of sequences that are one recording alone, so that the LM can continue speech."""
+    unit_dropout: float = 0.0
+    """Probability of replacing a question's unit by a random one (train only)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: bfloat16 where the processor computes in it, else float32."""
+    validate_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    report_every: int = 20
+    """Steps between lines of progress and TensorBoard points."""
+    device: str = "auto"
+    """``cpu``, ``cuda``, or ``auto``: cuda where there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_units", "validate_every", "checkpoint_every"):
+            _at_least(1, f"train.{name}", getattr(self, name))
+        for name in ("speech_fraction", "unit_dropout", "question_loss_weight"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"train.{name} must be within 0..1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VocoderConfig:
+    """Which vocoder goes into the bundle."""
+
+    name: str = "centroid-mel"
+    """A registered vocoder; ``speechlm list`` shows them."""
+    path: Path | None = None
+    """A trained one's folder, or a bundle's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingConfig:
+    """How the next unit is drawn."""
+
+    temperature: float = 0.0
+    """0 takes the most probable unit."""
+    top_k: int = 0
+    """Draw among the k most probable; 0 for all."""
+    top_p: float = 1.0
+    """Draw among the most probable units that together hold this much."""
+    max_units: int = 500
+    """Longest output, LM positions."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                "expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got "
+                f"{self.temperature}, {self.top_k} and {self.top_p}"
+            )
+        _at_least(1, "generate.max_units", self.max_units)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluateConfig:
+    """What ``speechlm evaluate`` measures on the corpus."""
+
+    num_questions: int = 240
+    """Questions asked of the model, from the test voices and from the training voices each."""
+    num_examples: int = 8
+    """Questions shown with players and spectrograms in the report."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, "evaluate.num_questions", self.num_questions)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """One run, from recordings to report; every stage writes under ``output``."""
+
+    output: Path = Path("runs/default")
+    seed: int = 1
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    generate: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def corpus_path(self) -> Path:
+        return self.corpus.path or self.output / "corpus"
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.tokenizer.path or self.output / "tokenizer"
+
+    @property
+    def store_path(self) -> Path:
+        return self.output / "units"
+
+    @property
+    def train_path(self) -> Path:
+        return self.output / "train"
+
+    @property
+    def bundle_path(self) -> Path:
+        return self.output / "bundle"
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's YAML and apply ``key=value`` overrides.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, a key is not known (the nearest is
+            named), or a value does not fit.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such configuration file") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{path}: not a YAML file that can be read: {reason}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: expected keys and values, got a {type(loaded).__name__}")
+        values = loaded or {}
+    for override in overrides:
+        _apply_override(values, override)
+    return build(RunConfig, values)
+
+
+def build(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
+    """Make a configuration dataclass of plain values, checking every key and type."""
+    from pydantic import TypeAdapter, ValidationError
+
+    _check_keys(kind, values, where)
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([*([where] if where else []), *map(str, first["loc"])])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":
+            raise ConfigError(message) from error
+        raise ConfigError(f"{key}: {message[:1].lower()}{message[1:]}, got {first['input']!r}") from error
+
+
+def _check_keys(kind: type, values: Any, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where or 'the configuration'}: expected keys and values, got {values!r}")
+    hints = get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    for key, value in values.items():
+        full = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"unknown key {full!r}; {hint}known: {', '.join(known)}")
+        if is_dataclass(hints[key]):
+            _check_keys(hints[key], value, full)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"expected key=value, got {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r}: the value is not YAML") from error
+    if isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-3 as text
+            value = float(value)
+        except ValueError:
+            pass
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{override!r}: {section!r} is a value, not a section")
+    values[last] = value
+
+
+def _at_least(least: int, name: str, value: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")

@@ -1,0 +1,1 @@
+"""Recordings and units: corpora, their makers, and the unit store."""

@@ -1,0 +1,1 @@
+"""Drawing units from the LM."""

@@ -1,0 +1,1 @@
+"""How units become LM positions, and back: data, not code paths."""

@@ -1,0 +1,1 @@
+"""Objectives, and the fairseq2 recipe that runs them."""

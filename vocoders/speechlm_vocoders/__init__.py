@@ -1,0 +1,1 @@
+"""Vocoders that come with speechlm, one file a family."""
