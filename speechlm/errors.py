@@ -15,6 +15,8 @@ Messages say what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SpeechLMError(Exception):
     """Base of all errors raised on purpose."""
@@ -56,8 +58,18 @@ class FingerprintError(InputError):
         self.expected = expected
         self.got = got
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker processes hand their errors over by pickle, which knows no keyword arguments.
+        return _restore, (type(self), self.args, self.__dict__)
+
 
 class PartialFailure(SpeechLMError):
     """Part of the work failed; what was finished is kept and a rerun resumes."""
 
     exit_code = 1
+
+
+def _restore(kind: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
