@@ -1,0 +1,287 @@
+"""A tokenizer, a unit LM and a vocoder that were made for each other, in one folder.
+
+::
+
+    bundle/
+      speechlm.json     which three parts belong together, by fingerprint
+      tokenizer/  lm/  vocoder/
+      README.md         what it is, for a person
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from speechlm import __version__
+from speechlm.audio import prepare
+from speechlm.config import RunConfig, SamplingConfig
+from speechlm.errors import CheckpointError, FingerprintError
+from speechlm.files import read_json, write_folder_aside, write_json
+from speechlm.generation.generate import generate, generate_stream
+from speechlm.layouts.conversation import encode_speech, reply_prompt, speech_prompt
+from speechlm.model.unit_lm import UnitLM
+from speechlm.plugins import load_tokenizer, load_vocoder
+from speechlm.protocols import AudioTokenizer, Vocoder
+from speechlm.units import Units
+
+BUNDLE_NAME = "speechlm.json"
+FIRST_CHUNK_UNITS = 4
+"""Units drawn before the first sound of a live reply; later sound comes in chunks of as many."""
+
+
+class SpeechLM:
+    """Speech in, speech out.
+
+    >>> model = SpeechLM.from_pretrained("runs/demo/bundle")  # doctest: +SKIP
+    >>> answer = model.reply(wave, sample_rate)  # doctest: +SKIP
+
+    Raises:
+        FingerprintError: A part was made for another tokenizer.
+    """
+
+    def __init__(self, tokenizer: AudioTokenizer, lm: UnitLM, vocoder: Vocoder) -> None:
+        for part, made_for in (
+            ("the unit LM", lm.vocabulary.tokenizer_fingerprint),
+            ("the vocoder", vocoder.tokenizer_fingerprint),
+        ):
+            if made_for != tokenizer.fingerprint:
+                raise FingerprintError(
+                    part=part,
+                    expected=made_for,
+                    got=tokenizer.fingerprint,
+                    remedy="the tokenizer was fitted again or mixed up: "
+                    "put the old one back, or tokenize and train again",
+                )
+        self.tokenizer = tokenizer
+        self.lm = lm
+        self.vocoder = vocoder
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate of all waveforms it gives, Hz."""
+        return self.vocoder.sample_rate
+
+    @classmethod
+    def from_pretrained(cls, folder_or_id: str | Path, device: str = "cpu") -> Self:
+        """Load a bundle's folder, or download one from the Hugging Face hub.
+
+        Args:
+            folder_or_id: A folder, or a hub id such as ``"name/bundle"``.
+            device: Where the LM runs.
+
+        Raises:
+            CheckpointError: Missing, partial, or changed since it was saved.
+            FingerprintError: The parts were not made for each other.
+        """
+        folder = _bundle_folder(folder_or_id)
+        recorded = read_json(folder / BUNDLE_NAME)
+        bundle = cls(
+            load_tokenizer(folder / "tokenizer"),
+            UnitLM.load(folder / "lm", device),
+            load_vocoder(folder / "vocoder"),
+        )
+        for part, fingerprint in bundle._fingerprints().items():
+            if recorded.get(part) != fingerprint:
+                raise FingerprintError(
+                    part=f"{folder}",
+                    expected=str(recorded.get(part)),
+                    got=fingerprint,
+                    remedy=f"its {part} was exchanged: save the bundle again",
+                )
+        return bundle
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the bundle, whole or not at all."""
+        with write_folder_aside(Path(folder)) as aside:
+            self.tokenizer.save(aside / "tokenizer")
+            self.lm.save(aside / "lm")
+            self.vocoder.save(aside / "vocoder")
+            write_json(aside / BUNDLE_NAME, {"speechlm": __version__, **self._fingerprints()})
+            (aside / "README.md").write_text(self._card(), encoding="utf-8")
+
+    def encode(self, wave: Tensor, sample_rate: int) -> Units:
+        """Tokenize one recording, float [T] or [channels, T] at any rate.
+
+        Raises:
+            AudioError: Too short, silent, NaN, or of another shape.
+        """
+        ready = prepare(wave, sample_rate, self.tokenizer.sample_rate)
+        return self.tokenizer.encode(ready[None])[0]
+
+    def reply(
+        self,
+        wave: Tensor,
+        sample_rate: int,
+        *,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Answer a spoken question.
+
+        Args:
+            wave: The question, float [T] or [channels, T].
+            sample_rate: Its rate, Hz.
+            sampling: How units are drawn; the most probable each time by default.
+            seed: Decides the draw; the same seed gives the same answer.
+
+        Returns:
+            The answer, float32 [T'] at :attr:`sample_rate`; empty when the LM says nothing.
+
+        Raises:
+            AudioError: The recording cannot be used.
+            InputError: It is longer than the LM's context.
+        """
+        units = self.reply_units([self.encode(wave, sample_rate)], sampling=sampling, seeds=[seed])
+        return self.vocoder.decode(units)[0]
+
+    def reply_units(
+        self,
+        questions: Sequence[Units],
+        *,
+        sampling: SamplingConfig | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Units]:
+        """Answer a batch; each answer is what the question would get alone."""
+        prompts = [reply_prompt(self.lm.vocabulary, question) for question in questions]
+        return self._continue_prompts(prompts, questions, sampling, seeds)
+
+    def reply_stream(
+        self,
+        wave: Tensor,
+        sample_rate: int,
+        *,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+    ) -> Iterator[Tensor]:
+        """Answer as sound comes: chunks float32 [n] that add up to :meth:`reply`."""
+        prompt = reply_prompt(self.lm.vocabulary, self.encode(wave, sample_rate))
+        stream = self.vocoder.stream()
+        waiting: list[int] = []
+        for drawn in generate_stream(self.lm, prompt, sampling or SamplingConfig(), seed):
+            waiting.append(drawn)
+            if len(waiting) == FIRST_CHUNK_UNITS:
+                sound = stream.push(self.lm.vocabulary.ids_to_units(torch.tensor(waiting)))
+                waiting = []
+                if len(sound):
+                    yield sound
+        if waiting:
+            yield stream.push(self.lm.vocabulary.ids_to_units(torch.tensor(waiting)))
+        yield stream.finish()
+
+    def continue_speech(
+        self,
+        wave: Tensor,
+        sample_rate: int,
+        *,
+        sampling: SamplingConfig | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Go on speaking where a recording ends; arguments as :meth:`reply`.
+
+        Returns:
+            What follows, without the recording, float32 [T'] at :attr:`sample_rate`.
+        """
+        units = self.encode(wave, sample_rate)
+        continued = self.continue_units([units], sampling=sampling, seeds=[seed])
+        return self.vocoder.decode(continued)[0]
+
+    def continue_units(
+        self,
+        recordings: Sequence[Units],
+        *,
+        sampling: SamplingConfig | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Units]:
+        """Continue a batch, each as it would be alone."""
+        prompts = [speech_prompt(self.lm.vocabulary, units) for units in recordings]
+        return self._continue_prompts(prompts, recordings, sampling, seeds)
+
+    def resynthesize(self, wave: Tensor, sample_rate: int) -> Tensor:
+        """Pass a recording through tokenizer and vocoder: what of it the units keep.
+
+        Returns:
+            float32 [T'] at :attr:`sample_rate`, as long as the recording up to one frame.
+        """
+        return self.vocoder.decode([self.encode(wave, sample_rate)])[0]
+
+    def log_likelihood(self, wave: Tensor, sample_rate: int) -> float:
+        """How probable the LM finds a recording's units: the sum of natural logarithms."""
+        sequence = encode_speech(self.lm.vocabulary, self.encode(wave, sample_rate))
+        return float(self.lm.log_likelihood([sequence])[0])
+
+    def _continue_prompts(
+        self,
+        prompts: Sequence[Tensor],
+        given: Sequence[Units],
+        sampling: SamplingConfig | None,
+        seeds: Sequence[int] | None,
+    ) -> list[Units]:
+        outputs = generate(
+            self.lm,
+            prompts,
+            sampling or SamplingConfig(),
+            [0] * len(prompts) if seeds is None else seeds,
+        )
+        return [
+            replace(units, codes=self.lm.vocabulary.ids_to_units(ids))
+            for units, ids in zip(given, outputs, strict=True)
+        ]
+
+    def _fingerprints(self) -> dict[str, str]:
+        return {
+            "tokenizer": self.tokenizer.fingerprint,
+            "lm": self.lm.fingerprint,
+            "vocoder": self.vocoder.fingerprint,
+        }
+
+    def _card(self) -> str:
+        parameters = sum(weight.numel() for weight in self.lm.decoder.parameters())
+        return (
+            "# A speech language model\n\n"
+            f"| part | what |\n|---|---|\n"
+            f"| tokenizer | `{self.tokenizer.fingerprint}`: {self.tokenizer.vocab_size} units at "
+            f"{self.tokenizer.frame_rate:g} Hz |\n"
+            f"| unit LM | `{self.lm.fingerprint}`: {parameters / 1e6:.1f} M parameters |\n"
+            f"| vocoder | `{self.vocoder.fingerprint}`: {self.vocoder.sample_rate} Hz |\n\n"
+            "```python\nfrom speechlm import SpeechLM\n\n"
+            'model = SpeechLM.from_pretrained("this folder")\n'
+            "answer = model.reply(wave, sample_rate)\n```\n"
+        )
+
+
+def assemble(config: RunConfig) -> None:
+    """Put a run's tokenizer, trained LM and vocoder together as its bundle."""
+    tokenizer = load_tokenizer(config.tokenizer_path)
+    lm = UnitLM.load(config.train_path / "lm")
+    vocoder = load_vocoder(config.vocoder.path or config.vocoder.name, tokenizer)
+    SpeechLM(tokenizer, lm, vocoder).save_pretrained(config.bundle_path)
+
+
+def _bundle_folder(folder_or_id: str | Path) -> Path:
+    folder = Path(folder_or_id)
+    if (folder / BUNDLE_NAME).is_file():
+        return folder
+    if folder.exists() or len(folder.parts) != 2:
+        raise CheckpointError(
+            f"{folder} is not a bundle: it holds no {BUNDLE_NAME}; "
+            "'speechlm train' writes one, RUN/bundle"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        downloaded = Path(snapshot_download(str(folder)))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"{folder} is neither a bundle's folder here nor one that the hub gives: {reason}"
+        ) from error
+    if not (downloaded / BUNDLE_NAME).is_file():
+        raise CheckpointError(f"{folder} on the hub is not a bundle: it holds no {BUNDLE_NAME}")
+    return downloaded
