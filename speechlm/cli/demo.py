@@ -1,0 +1,132 @@
+"""The whole chain on a small world, from nothing to a report.
+
+Runs the public commands below in order on configs/demo.yaml, each printed before it runs so
+that it can be copied. A finished step is not done again; a stopped one resumes. It ends with
+report.html, report.json and the bundle, a SpeechLM that answers spoken questions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechlm.cli.main import FAILED
+from speechlm.config import RunConfig, load_config
+from speechlm.errors import InputError, PartialFailure, SpeechLMError
+from speechlm.files import read_json, write_json
+
+EXAMPLES = (
+    ("speechlm demo", "everything, about ten minutes on two cores"),
+    ("speechlm demo --short", "a smaller world and a few minutes, to see that all of it works"),
+    ("speechlm demo output=/data/demo train.max_steps=4000", "elsewhere, trained for longer"),
+)
+SECTIONS = ("corpus", "tokenizer", "tokenize", "model", "train", "vocoder", "generate", "evaluate")
+
+STAGES = ("corpus", "fit", "tokenize", "train", "evaluate")
+SECONDS_NAME = "seconds.json"
+"""Seconds that each finished stage took, which the report shows."""
+STATE_NAME = "demo.json"
+"""What was run, so that a rerun knows what is done."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.usage = "%(prog)s [--short] [key=value ...]"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for other commands")
+    parser.add_argument("--short", action="store_true", help="run configs/demo-short.yaml")
+
+
+def run(args: Namespace) -> None:
+    from speechlm.presets import preset
+
+    path = preset("demo-short" if args.short else "demo")
+    config = load_config(path, args.overrides)
+    for stage in STAGES:
+        run_stage(Stage(name=stage, words=(str(path), *args.overrides)), config)
+    print()
+    for name in ("report.html", "report.json", config.bundle_path.name):
+        print(config.output / name)
+    print(
+        f"ask it something: {shlex.join([*program(), 'generate', str(config.bundle_path)])} "
+        "QUESTION.wav -o ANSWER.wav"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One command of the demo."""
+
+    name: str
+    words: tuple[str, ...]
+
+    @property
+    def command(self) -> list[str]:
+        return [*program(), self.name, *self.words]
+
+
+def run_stage(stage: Stage, config: RunConfig) -> None:
+    """Run one command unless it has finished on this very configuration, and record its time.
+
+    Raises:
+        InputError: The command said that its input cannot be used.
+        PartialFailure: It failed part-way.
+    """
+    state_path = config.output / STATE_NAME
+    state: dict[str, Any] = read_json(state_path) if state_path.is_file() else {}
+    # The whole configuration: a stage reads what the ones before it made of theirs.
+    key = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
+    record = state.get(stage.name, {})
+    print(f"\n$ {shlex.join(stage.command)}", flush=True)
+    if record.get("config") == key and record["finished"] and product(stage.name, config).exists():
+        print(f"done already, in {record['seconds']:.0f} s", flush=True)
+        return
+    spent_s = record["seconds"] if record.get("config") == key and not record["finished"] else 0.0
+    start = time.monotonic()
+    code = FAILED
+    try:
+        code = subprocess.run(stage.command, check=False).returncode
+    finally:
+        spent_s += time.monotonic() - start
+        # A stage that changes makes those after it stale.
+        kept = {name: state[name] for name in STAGES[: STAGES.index(stage.name)] if name in state}
+        state = {**kept, stage.name: {"config": key, "seconds": spent_s, "finished": code == 0}}
+        write_json(state_path, state)
+        finished = {name: one["seconds"] for name, one in state.items() if one["finished"]}
+        write_json(config.output / SECONDS_NAME, finished)
+    if code:
+        raise failure(stage, code)
+    print(f"{stage.name}: {spent_s:.0f} s", flush=True)
+
+
+def product(stage: str, config: RunConfig) -> Path:
+    """What a stage leaves behind when it is done."""
+    return {
+        "corpus": config.corpus_path,
+        "fit": config.tokenizer_path,
+        "tokenize": config.store_path,
+        "train": config.bundle_path,
+        "evaluate": config.output / "report.html",
+    }[stage]
+
+
+def failure(stage: Stage, code: int) -> SpeechLMError:
+    """What the demo says when a command of it failed."""
+    message = f"'speechlm {stage.name}' ended with exit code {code}, its reason is above"
+    if code == InputError.exit_code:
+        return InputError(message)
+    return PartialFailure(f"{message}; run the same command again to resume")
+
+
+def program() -> list[str]:
+    """How this very ``speechlm`` is called, as short as it can be copied."""
+    script = Path(sys.executable).with_name("speechlm")
+    if not script.is_file():
+        return [sys.executable, "-m", "speechlm"]
+    here = Path.cwd()
+    return [str(script.relative_to(here) if script.is_relative_to(here) else script)]

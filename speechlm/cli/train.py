@@ -1,0 +1,39 @@
+"""Train the unit language model on a unit store, then put the bundle together.
+
+Checkpoints are written as it goes: a killed run resumes from the last one, with the losses
+that it would have had. The bundle (tokenizer, language model, vocoder) lands in OUTPUT/bundle.
+Needs fairseq2: pip install 'speechlm[train]'.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from speechlm.cli.arguments import add_run
+
+EXAMPLES = (
+    ("speechlm train configs/demo.yaml", "what 'speechlm tokenize' prepared for the run"),
+    (
+        "speechlm train configs/demo.yaml train.max_steps=100 -o runs/try",
+        "another length, another folder",
+    ),
+    (
+        "speechlm train -o runs/mine train.loss_on=all model.num_layers=8",
+        "defaults, a larger model",
+    ),
+    ("tensorboard --logdir runs/demo/train", "watch it"),
+)
+SECTIONS = ("train", "model", "vocoder", "tokenizer")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_run(parser)
+
+
+def run(args: Namespace) -> None:
+    from speechlm.bundle import assemble
+    from speechlm.training.train import train
+
+    train(args.config)
+    assemble(args.config)
+    print(args.config.bundle_path)
