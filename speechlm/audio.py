@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,44 +13,109 @@ from torch import Tensor
 
 from speechlm.errors import AudioError
 from speechlm.files import write_aside
+from speechlm.truncation import truncation
 
-EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"})
+EXTENSIONS = frozenset(
+    {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf"}
+)
 """What a folder of audio is searched for."""
 
 MIN_DURATION_S = 0.02
 """Shorter recordings hold less than one frame of anything; they are refused."""
 MAX_DURATION_S = 4 * 3600.0
 """Longer recordings are refused: at 16 kHz one would take close to 1 GB in memory."""
+SEGMENT_SLACK_S = 0.05
+"""Manifests round: a segment may end so much after its file."""
+BLOCK_S = 60
+"""Seconds that are read or resampled at a time."""
+MP3_SLACK = 4 * 1152
+"""Samples by which an MP3's length is a guess: its encoder's and decoder's delays."""
 SILENCE_PEAK = 1e-4
 """A recording whose peak is below this (-80 dBFS) is called silent."""
 
 
-def load_audio(path: Path, sample_rate: int) -> Tensor:
+def load_audio(
+    path: Path, sample_rate: int, *, start_s: float = 0.0, duration_s: float | None = None
+) -> Tensor:
     """Read one recording, mix it down to one channel and resample it once.
+
+    Args:
+        path: Any format that soundfile reads.
+        sample_rate: The rate that is wanted, Hz.
+        start_s: Where to begin in the file, s.
+        duration_s: How much of it to read, s; None for all the rest.
 
     Returns:
         float32 [T] at ``sample_rate``.
 
     Raises:
-        AudioError: Missing, empty, not audio, truncated to nothing, shorter than
+        AudioError: Missing, empty, not audio, holding less than its header promises, shorter than
             ``MIN_DURATION_S``, longer than ``MAX_DURATION_S``, NaN or infinite, or silent.
     """
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path}: the file is empty (0 bytes)")
     try:
-        with soundfile.SoundFile(path) as file:
-            rate, frames = file.samplerate, file.frames
-            if frames > MAX_DURATION_S * rate:
-                raise AudioError(
-                    f"{path}: {frames / rate / 3600:.1f} h long, at most "
-                    f"{MAX_DURATION_S / 3600:.0f} h can be read; cut it into pieces"
-                )
-            samples = file.read(dtype="float32", always_2d=True)
+        if path.is_dir():
+            raise AudioError(f"{path}: is a folder, expected an audio file")
+        if path.stat().st_size == 0:
+            raise AudioError(f"{path}: the file is empty (0 bytes)")
+        cut = truncation(path)
+    except FileNotFoundError:
+        raise AudioError(f"{path}: no such file") from None
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        # As bytes: a name need not be valid text.
+        file = soundfile.SoundFile(os.fsencode(path))
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise AudioError(f"{path}: not audio that can be read ({error})") from error
-    return prepare(torch.from_numpy(samples.T.copy()), rate, sample_rate, name=str(path))
+        raise AudioError(f"{path}: not audio that can be read ({_reason(error)})") from error
+    if cut is not None:
+        file.close()
+        raise AudioError(f"{path}: truncated ({cut}); get the whole file")
+    try:
+        with file:
+            wave = _read_mono(file, str(path), start_s, duration_s)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise AudioError(f"{path}: truncated or damaged ({_reason(error)})") from error
+    return prepare(wave, file.samplerate, sample_rate, name=str(path))
+
+
+def _reason(error: Exception) -> str:
+    """What libsndfile says, without the name of the file again."""
+    return str(error).rpartition(": ")[2].strip().rstrip(".")
+
+
+def _read_mono(
+    file: soundfile.SoundFile, name: str, start_s: float, duration_s: float | None
+) -> Tensor:
+    """Read by blocks, so that all channels of a long recording are never in memory at once."""
+    rate = file.samplerate
+    start = round(start_s * rate)
+    promised = file.frames - start if duration_s is None else round(duration_s * rate)
+    if start < 0 or promised < 0 or start + promised > file.frames + SEGMENT_SLACK_S * rate:
+        until = "the end" if duration_s is None else f"{start_s + duration_s:g} s"
+        raise AudioError(
+            f"{name}: {start_s:g} s to {until} was asked for, it is {file.frames / rate:g} s long"
+        )
+    promised = min(promised, file.frames - start)
+    if promised > MAX_DURATION_S * rate:
+        raise AudioError(
+            f"{name}: {promised / rate / 3600:.1f} h long, at most "
+            f"{MAX_DURATION_S / 3600:.0f} h can be read; cut it into pieces"
+        )
+    file.seek(start)
+    mono = np.empty(promised, dtype=np.float32)
+    held = 0
+    while held < promised:
+        block = file.read(min(BLOCK_S * rate, promised - held), dtype="float32", always_2d=True)
+        if len(block) == 0:
+            break
+        mono[held : held + len(block)] = block.mean(axis=1)
+        held += len(block)
+    if promised - held > (MP3_SLACK if file.format == "MP3" else 0):
+        raise AudioError(
+            f"{name}: truncated (its header promises {promised} samples, it holds {held}); "
+            "get the whole file"
+        )
+    return torch.from_numpy(mono[:held])
 
 
 def prepare(wave: Tensor, rate: int, sample_rate: int, *, name: str = "the recording") -> Tensor:
@@ -79,20 +146,49 @@ def prepare(wave: Tensor, rate: int, sample_rate: int, *, name: str = "the recor
             f"{name}: {1000 * wave.shape[0] / rate:.0f} ms long, "
             f"expected at least {1000 * MIN_DURATION_S:.0f} ms"
         )
-    if not torch.isfinite(wave).all():
+    low, high = wave.aminmax()  # both are NaN if any sample is
+    if not (low.isfinite() and high.isfinite()):
         raise AudioError(f"{name}: holds NaN or infinite samples; export it again")
-    if wave.abs().max() < SILENCE_PEAK:
+    if max(-low, high) < SILENCE_PEAK:
         raise AudioError(f"{name}: silent (no sample above {SILENCE_PEAK:g} of full scale)")
     return resample(wave, rate, sample_rate).contiguous()
 
 
 def resample(wave: Tensor, rate: int, sample_rate: int) -> Tensor:
-    """Change the rate of float32 [..., T], without aliasing."""
+    """Change the rate of float32 [..., T] to [..., ceil(T * sample_rate / rate)], without aliasing.
+
+    Long waveforms are done by blocks: memory beyond the result does not grow with T.
+    """
     if rate == sample_rate:
         return wave
     import torchaudio.functional
 
-    return torchaudio.functional.resample(wave, rate, sample_rate)
+    # Odd rates (11,127 Hz) reduce badly, and the filter bank grows with both terms of the
+    # ratio; the nearest ratio of small terms is within a hundredth of a cent of the pitch.
+    ratio = Fraction(rate, sample_rate).limit_denominator(1000)
+    old, new = ratio.numerator, ratio.denominator
+    length = wave.shape[-1]
+    block = old * max(1, BLOCK_S * rate // old)
+    context = old * 16  # the filter reaches over less than 8 periods of the ratio
+    if length <= block + context:
+        return _fit_length(
+            torchaudio.functional.resample(wave, old, new), length, rate, sample_rate
+        )
+    pieces = []
+    for start in range(0, length, block):
+        before = min(context, start)
+        part = wave[..., start - before : start + block + context]
+        done = torchaudio.functional.resample(part, old, new)
+        first = before // old * new
+        last = first + block // old * new
+        pieces.append(done[..., first:last].clone())
+    return _fit_length(torch.cat(pieces, dim=-1), length, rate, sample_rate)
+
+
+def _fit_length(wave: Tensor, length: int, rate: int, sample_rate: int) -> Tensor:
+    """Make up for what a rounded ratio gives too much or too little."""
+    wanted = -(-length * sample_rate // rate)
+    return torch.nn.functional.pad(wave, (0, wanted - wave.shape[-1]))
 
 
 def save_audio(path: Path, wave: Tensor, sample_rate: int) -> None:

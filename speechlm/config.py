@@ -7,6 +7,7 @@ A file in ``configs/`` holds only what differs from the defaults here. On the co
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -90,6 +91,17 @@ class ModelConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        for name in (
+            "num_layers",
+            "model_dim",
+            "num_heads",
+            "num_kv_heads",
+            "ffn_dim",
+            "max_positions",
+        ):
+            _at_least(1, f"model.{name}", getattr(self, name))
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"model.dropout must be within 0..1, got {self.dropout}")
         if self.model_dim % self.num_heads or (self.model_dim // self.num_heads) % 2:
             raise ConfigError(
                 f"model.num_heads ({self.num_heads}) must divide model.model_dim "
@@ -139,6 +151,11 @@ class TrainConfig:
         for name in ("speech_fraction", "unit_dropout", "question_loss_weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"train.{name} must be within 0..1, got {getattr(self, name)}")
+        if not 0.0 <= self.min_learning_rate <= self.learning_rate:
+            raise ConfigError(
+                "expected 0 <= train.min_learning_rate <= train.learning_rate, got "
+                f"{self.min_learning_rate} and {self.learning_rate}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,6 +267,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """Make a configuration dataclass of plain values, checking every key and type."""
     from pydantic import TypeAdapter, ValidationError
 
+    values = _drop_empty_sections(kind, values)
     _check_keys(kind, values, where)
     try:
         return TypeAdapter(kind).validate_python(dict(values))
@@ -259,22 +277,51 @@ def build(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":
             raise ConfigError(message) from error
-        raise ConfigError(f"{key}: {message[:1].lower()}{message[1:]}, got {first['input']!r}") from error
+        raise ConfigError(
+            f"{key}: {message[:1].lower()}{message[1:]}, got {first['input']!r}"
+        ) from error
+
+
+def _drop_empty_sections(kind: type, values: Any) -> Any:
+    """Read ``train:`` with nothing below it as all defaults."""
+    if not isinstance(values, Mapping):
+        return values
+    hints = get_type_hints(kind)
+    return {
+        key: value
+        for key, value in values.items()
+        if not (value is None and key in hints and is_dataclass(hints[key]))
+    }
 
 
 def _check_keys(kind: type, values: Any, where: str) -> None:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where or 'the configuration'}: expected keys and values, got {values!r}")
+        raise ConfigError(
+            f"{where or 'the configuration'}: expected keys and values, got {values!r}"
+        )
     hints = get_type_hints(kind)
     known = [f.name for f in fields(kind)]
     for key, value in values.items():
         full = f"{where}.{key}" if where else str(key)
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            near = _nearest_key(kind, str(key))
+            meant = f"{where}.{near}" if where else near
+            hint = f"did you mean {meant!r}? " if near else ""
             raise ConfigError(f"unknown key {full!r}; {hint}known: {', '.join(known)}")
         if is_dataclass(hints[key]):
             _check_keys(hints[key], value, full)
+
+
+def _nearest_key(kind: type, key: str) -> str | None:
+    """The key of ``kind``, or of one of its sections, that ``key`` looks most like."""
+    known = {f.name: f.name for f in fields(kind)}
+    if near := difflib.get_close_matches(key, known, n=1):
+        return near[0]
+    for section, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            known.update((f.name, f"{section}.{f.name}") for f in fields(hint))
+    near = difflib.get_close_matches(key, known, n=1)
+    return known[near[0]] if near else None
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -285,14 +332,13 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not YAML") from error
-    if isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-3 as text
-            value = float(value)
-        except ValueError:
-            pass
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        value = float(value)  # YAML 1.1 reads 1e-3 as text
     *sections, last = key.split(".")
     for section in sections:
-        values = values.setdefault(section, {})
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
         if not isinstance(values, dict):
             raise ConfigError(f"{override!r}: {section!r} is a value, not a section")
     values[last] = value

@@ -2,7 +2,7 @@
 
     SpeechLMError                 the base; the command line prints it as one line
     ├── InputError                what the user gave cannot be used: exit code 2
-    │   ├── AudioError            a recording: missing, empty, corrupt, silent, too short, too long, NaN
+    │   ├── AudioError            a recording: missing, empty, corrupt, silent, NaN, of no length
     │   ├── CorpusError           a corpus, manifest or unit store
     │   ├── ConfigError           a key or value of a configuration
     │   ├── PluginError           a tokenizer or vocoder name, or a missing optional package

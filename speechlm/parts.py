@@ -50,7 +50,10 @@ def save_part(
 ) -> None:
     """Write a part, whole or not at all."""
     with write_folder_aside(folder) as aside:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, aside / WEIGHTS_NAME)
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+            aside / WEIGHTS_NAME,
+        )
         write_json(
             aside / CONFIG_NAME,
             {

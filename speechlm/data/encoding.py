@@ -67,7 +67,8 @@ def encode_long(tokenizer: AudioTokenizer, wave: Tensor) -> Units:
     if tokenizer.streaming != "exact":
         return tokenizer.encode(wave[None])[0]
     stream = tokenizer.stream()
-    codes = [stream.push(block) for block in wave.split(int(BLOCK_S * tokenizer.sample_rate))]
+    block = int(BLOCK_S * tokenizer.sample_rate)
+    codes = [stream.push(wave[start : start + block]) for start in range(0, len(wave), block)]
     codes.append(stream.finish())
     return Units(
         codes=torch.cat(codes, dim=1),

@@ -181,13 +181,7 @@ def write_shard(
         "split": [row.split for row in rows],
         "reply": [row.reply for row in rows],
         "words": [
-            None
-            if row.words is None
-            else [
-                {"word": word.word, "start_s": word.start_s, "end_s": word.end_s}
-                for word in row.words
-            ]
-            for row in rows
+            None if row.words is None else [word._asdict() for word in row.words] for row in rows
         ],
         "source": [row.source for row in rows],
     }

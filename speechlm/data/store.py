@@ -240,6 +240,6 @@ def write_store(
 
 
 def _numbers(missing: Sequence[str], shards: Sequence[str]) -> str:
-    """Which shards are missing, counted from 0, a few of them."""
+    """Which shards are missing, a few of them, counted from 0 as in their names."""
     numbers = [str(shards.index(name)) for name in missing[:8]]
     return ", ".join([*numbers, "…"] if len(missing) > 8 else numbers)

@@ -91,7 +91,7 @@ def tokenize_corpus(
         num_workers: Processes; 0 for one a core, if there is work for them; 1 for this one alone.
         shard_size: Recordings a Parquet file.
         keep_going: Do not fail when some recordings could not be used.
-        shard: ``(index, count)``, 0 <= index < count: make only this share of the files, as
+        shard: ``(index, count)``, 1 <= index <= count: make only this share of the files, as
             one of ``count`` machines that write into the same folder.
 
     Raises:
@@ -101,12 +101,10 @@ def tokenize_corpus(
             full. What is finished is kept, and a rerun takes it from there.
     """
     started = time.monotonic()
-    index, count = shard or (0, 1)
-    if not 0 <= index < count:
+    index, count = shard or (1, 1)
+    if not 1 <= index <= count:
         raise ConfigError(
-            f"expected a share from 0/{count} to {count - 1}/{count}, got {index}/{count}"
-            if count > 0
-            else f"expected a share such as 0/4 of at least one, got {index}/{count}"
+            f"expected a share from 1/{count} to {count}/{count}, got {index}/{count}"
         )
     recordings = list(open_corpus(corpus_path))
     if not recordings:
@@ -121,7 +119,7 @@ def tokenize_corpus(
     plan = _plan(recordings, corpus_path, unit_format, shard_size)
     with _explain_full_disk(store_path):
         store = _Folder(store_path, unit_format, plan, corpus_path)
-        open_shards = [each for each in plan[index::count] if store.wants(each)]
+        open_shards = [each for each in plan[index - 1 :: count] if store.wants(each)]
         for each in open_shards:
             store.carry_over(each)
         todo = [(each, rec) for each in open_shards for rec in each.missing()]
@@ -139,7 +137,7 @@ def tokenize_corpus(
                     store.write(each)
         store.close()
     seconds = time.monotonic() - started
-    mine = sum(len(each.recordings) for each in plan[index::count])
+    mine = sum(len(each.recordings) for each in plan[index - 1 :: count])
     done = len(todo) - len(skipped)
     summary = TokenizeSummary(
         done=done,
@@ -156,7 +154,7 @@ def _report(summary: TokenizeSummary, store_path: Path, keep_going: bool) -> Non
     speed = summary.audio_seconds / max(summary.seconds, 1e-9)
     say(
         f"tokenized {summary.done} recordings, {summary.audio_seconds:.0f} s of audio, in "
-        f"{summary.seconds:.1f} s ({speed:.0f} × real time); {summary.reused} were there already"
+        f"{summary.seconds:.1f} s ({speed:.0f} x real time); {summary.reused} were there already"
     )
     if not summary.skipped:
         return
@@ -219,10 +217,9 @@ def _plan(
     for start in range(0, len(recordings), shard_size):
         share = recordings[start : start + shard_size]
         sources = {rec.id: _source(rec, corpus_path) for rec in share}
-        words = [None if rec.words is None else [asdict(w) for w in rec.words] for rec in share]
         content = [
-            [rec.id, sources[rec.id], rec.text, rec.speaker, rec.split, rec.reply, rec_words]
-            for rec, rec_words in zip(share, words, strict=True)
+            [rec.id, sources[rec.id], rec.text, rec.speaker, rec.split, rec.reply, rec.words]
+            for rec in share
         ]
         identity = json.dumps([LAYOUT_VERSION, asdict(unit_format), content])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
@@ -237,8 +234,20 @@ def _plan(
 
 
 def _source(recording: Recording, corpus_path: Path) -> str:
-    """Name where a recording's waveform comes from, the same after the corpus was moved."""
-    return recording.source.removeprefix(f"{corpus_path}{os.sep}")
+    """Tell where a waveform comes from: the same wherever the corpus lies."""
+    if recording.cut is not None:
+        cut = json.dumps(recording.cut.to_dict(), sort_keys=True, default=str)
+        return f"{recording.source} {hashlib.sha256(cut.encode()).hexdigest()[:16]}"
+    assert recording.audio is not None
+    try:
+        size = recording.audio.stat().st_size
+    except OSError:
+        size = 0  # loading it says what is wrong
+    root = corpus_path if corpus_path.is_dir() else corpus_path.parent
+    name = str(recording.audio).removeprefix(f"{root}{os.sep}")
+    end = "" if recording.duration_s is None else f"+{recording.duration_s}"
+    part = f" from {recording.start_s}{end} s" if recording.start_s or end else ""
+    return f"{name}{part} ({size} bytes)"
 
 
 class _Folder:
