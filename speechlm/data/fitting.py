@@ -32,11 +32,14 @@ def fit_tokenizer(config: RunConfig) -> None:
     """
     folder = config.tokenizer_path
     if (folder / CONFIG_NAME).is_file():
-        say(f"{folder}: fitted already ({load_tokenizer(folder).fingerprint}); delete it to fit anew")
+        fitted = load_tokenizer(folder).fingerprint
+        say(f"{folder}: fitted already ({fitted}); delete it to fit anew")
         return
     kind = plugin(TOKENIZERS, config.tokenizer.name)
     if not hasattr(kind, "fit"):
-        raise PluginError(f"tokenizer {config.tokenizer.name!r} comes with its weights: nothing to fit")
+        raise PluginError(
+            f"tokenizer {config.tokenizer.name!r} comes with its weights: nothing to fit"
+        )
     corpus = open_corpus(config.corpus_path)
     chosen = _choose(corpus, config.seed)
     sample_rate = kind.sample_rate
@@ -72,4 +75,6 @@ def _waves(recordings: list[Recording], sample_rate: int, path: Path) -> Iterato
                 say(f"left out of the fit: {error}")
             advance()
     if failed == len(recordings):
-        raise CorpusError(f"{path}: none of its {failed} recordings can be read, so nothing to fit on")
+        raise CorpusError(
+            f"{path}: none of its {failed} recordings can be read, so nothing to fit on"
+        )

@@ -403,5 +403,3 @@ def _fit_context_map(
             cross += rows.T @ target
     ridge = 1e-3 * gram.diagonal().mean() * torch.eye(width, dtype=torch.float64)
     return torch.linalg.solve(gram + ridge, cross)
-
-

@@ -22,7 +22,6 @@ from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from speechlm_tokenizers.logmel_kmeans import LogMelKMeans
 from torch import Tensor
 
 from speechlm.config import build
@@ -30,6 +29,7 @@ from speechlm.errors import FingerprintError, InputError, PluginError
 from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.protocols import AudioTokenizer
 from speechlm.units import Units
+from speechlm_tokenizers.logmel_kmeans import LogMelKMeans
 
 KIND = "centroid-mel"
 
@@ -70,8 +70,8 @@ class CentroidMel:
         """Build one from what the tokenizer kept when it was fitted."""
         if not isinstance(tokenizer, LogMelKMeans):
             raise PluginError(
-                f"vocoder {KIND!r} renders units of 'logmel-kmeans', got {tokenizer.fingerprint!r}; "
-                "choose another vocoder: 'speechlm list' shows them"
+                f"vocoder {KIND!r} renders units of 'logmel-kmeans', "
+                f"got {tokenizer.fingerprint!r}; choose another vocoder: 'speechlm list' shows them"
             )
         config = CentroidMelConfig(
             tokenizer_fingerprint=tokenizer.fingerprint, context=tokenizer.config.context
@@ -151,7 +151,10 @@ class CentroidMelStream:
         """Take units int64 [1, m]; give the samples now certain, float32 [n]."""
         if codes.ndim != 2 or codes.shape[0] != 1:
             raise InputError(f"expected units [1, m] of one codebook, got {list(codes.shape)}")
-        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self._vocoder.num_units:
+        if (
+            codes.numel()
+            and not 0 <= int(codes.min()) <= int(codes.max()) < self._vocoder.num_units
+        ):
             raise InputError(
                 f"expected units within 0..{self._vocoder.num_units - 1}, "
                 f"got {int(codes.min())}..{int(codes.max())}"
@@ -254,5 +257,3 @@ class _PhaseWindow:
         span = len(self._scale)
         added = F.fold(frames.T[None], (1, span), (1, self._width), stride=(1, self._hop))
         return added[0, 0, 0] * self._scale
-
-

@@ -1,0 +1,43 @@
+"""k-means finds clusters that are there, and never leaves a centroid without frames."""
+
+from __future__ import annotations
+
+import torch
+
+from speechlm_tokenizers.kmeans import assign, fit_kmeans
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_separate_clusters_are_found_exactly() -> None:
+    centres = 100 * torch.randn(20, 5, generator=_generator())
+    labels = torch.arange(20).repeat(50)
+    frames = centres[labels] + 0.01 * torch.randn(1000, 5, generator=_generator(1))
+    centroids = fit_kmeans(frames, 20, 10, _generator(2))
+    codes = assign(frames, centroids)
+    for label in range(20):
+        assert codes[labels == label].unique().numel() == 1
+    assert codes.unique().numel() == 20
+
+
+def test_assignment_is_to_the_nearest_whatever_the_block() -> None:
+    frames = torch.randn(40_000, 3, generator=_generator(), dtype=torch.float64)
+    centroids = torch.randn(7, 3, generator=_generator(1), dtype=torch.float64)
+    assert torch.equal(assign(frames, centroids), torch.cdist(frames, centroids).argmin(dim=1))
+
+
+def test_duplicated_frames_leave_no_nan() -> None:
+    frames = torch.ones(100, 4)
+    assert torch.isfinite(fit_kmeans(frames, 8, 5, _generator())).all()
+
+
+def test_more_passes_never_fit_worse() -> None:
+    frames = torch.randn(2000, 8, generator=_generator())
+
+    def inertia(passes: int) -> float:
+        centroids = fit_kmeans(frames, 32, passes, _generator(1))
+        return float((frames - centroids[assign(frames, centroids)]).square().sum())
+
+    assert inertia(10) <= inertia(2) <= inertia(0)
