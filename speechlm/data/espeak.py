@@ -230,14 +230,14 @@ class _Espeak:
             raise CorpusError(f"espeak-ng failed on {text!r} (status {status})")
         samples = np.concatenate(self._pieces or [np.zeros(0, np.int16)])
         return Speech(
-            samples=samples.astype(np.float32) / 32768,
+            samples=samples.astype(np.float32) / np.float32(32768),
             sample_rate=self._sample_rate,
             words=_word_times(text, self._starts, len(samples) / self._sample_rate),
         )
 
     def _receive(self, wave: object, count: int, events: object) -> int:
         if wave and count > 0:
-            self._pieces.append(np.ctypeslib.as_array(wave, (count,)).copy())  # type: ignore[call-overload]
+            self._pieces.append(np.ctypeslib.as_array(wave, (count,)).copy())
         index = 0
         while (event := events[index]).type != _EVENT_END:  # type: ignore[index]
             if event.type == _EVENT_WORD:
