@@ -101,7 +101,7 @@ class ModelConfig:
         ):
             _at_least(1, f"model.{name}", getattr(self, name))
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"model.dropout must be within 0..1, got {self.dropout}")
+            raise ConfigError(f"model.dropout must be at least 0 and below 1, got {self.dropout}")
         if self.model_dim % self.num_heads or (self.model_dim // self.num_heads) % 2:
             raise ConfigError(
                 f"model.num_heads ({self.num_heads}) must divide model.model_dim "
@@ -109,8 +109,8 @@ class ModelConfig:
             )
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
-                f"model.num_kv_heads ({self.num_kv_heads}) must divide "
-                f"model.num_heads ({self.num_heads})"
+                f"model.num_heads ({self.num_heads}) must be a multiple of model.num_kv_heads "
+                f"({self.num_kv_heads})"
             )
 
 

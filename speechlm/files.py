@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
 _ABANDONED_S = 24 * 3600.0
 """Age at which another machine's leftovers are certainly nobody's."""
 
@@ -122,8 +121,10 @@ def _fsync(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as readable JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with write_aside(path) as aside:
-        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        # A file name that is not UTF-8 is no valid text: such bytes stay \udc escapes.
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:

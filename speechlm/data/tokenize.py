@@ -247,6 +247,8 @@ def _source(recording: Recording, corpus_path: Path) -> str:
     name = str(recording.audio).removeprefix(f"{root}{os.sep}")
     end = "" if recording.duration_s is None else f"+{recording.duration_s}"
     part = f" from {recording.start_s}{end} s" if recording.start_s or end else ""
+    # A file name need not be valid text, a Parquet string must be.
+    name = os.fsencode(name).decode("utf-8", "backslashreplace")
     return f"{name}{part} ({size} bytes)"
 
 
