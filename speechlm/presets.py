@@ -10,10 +10,14 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def presets_folder() -> Path:
-    """``configs/`` of the checkout, or the copy that the wheel carries in the package."""
+    """``configs/`` of the checkout, or the copy that the wheel carries in the package.
+
+    Relative to the working folder where it is below it, so that commands stay short.
+    """
     for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs"):
         if folder.is_dir():
-            return folder
+            here = Path.cwd()
+            return folder.relative_to(here) if folder.is_relative_to(here) else folder
     raise ConfigError("speechlm came without its configs/ folder; install it again")
 
 
@@ -23,7 +27,7 @@ def presets() -> dict[Path, str]:
 
 
 def preset(name: str) -> Path:
-    """The file of one preset, relative to the working folder where it is below it.
+    """The file of one preset.
 
     Raises:
         ConfigError: There is no such preset; those there are are named.
@@ -32,8 +36,7 @@ def preset(name: str) -> Path:
     if not path.is_file():
         known = ", ".join(known.stem for known in presets())
         raise ConfigError(f"unknown configuration {name!r}, known: {known}")
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    return path
 
 
 def _headline(path: Path) -> str:

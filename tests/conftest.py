@@ -12,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,3 +42,13 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle on disk, shared by all tests: copy it before changing it."""
+    from small_bundle import small_bundle
+
+    folder = tmp_path_factory.mktemp("shared") / "bundle"
+    small_bundle().save_pretrained(folder)
+    return folder

@@ -2,14 +2,13 @@
 
 With --mode reply (the default) each recording is a question and the answer is written. With
 --mode continue the model goes on speaking from the recording; the file holds only what it
-added. A line for each file says how long it is, when its first sound was there, and how long
-it took by its length.
+added. A line for each file says how long it is, how long the wait for the first sound of a live
+reply was, and the real-time factor: the time it took by its length.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -89,12 +88,16 @@ def positive(text: str) -> float:
 def run(args: Namespace) -> None:
     sampling = SamplingConfig(**{f.name: getattr(args, f.name) for f in fields(SamplingConfig)})
 
-    def speak(model: SpeechLM, wave: Tensor) -> Iterator[Tensor]:
-        if args.mode == "continue":
-            if args.prompt_seconds is not None:
-                wave = wave[: round(args.prompt_seconds * model.sample_rate)]
-            yield model.continue_speech(wave, model.sample_rate, sampling=sampling, seed=args.seed)
-        else:
-            yield model.reply(wave, model.sample_rate, sampling=sampling, seed=args.seed)
+    def speak(model: SpeechLM, wave: Tensor) -> Tensor:
+        rate = model.tokenizer.sample_rate
+        if args.mode == "reply":
+            return model.reply(wave, rate, sampling=sampling, seed=args.seed)
+        if args.prompt_seconds is not None:
+            wave = wave[: round(args.prompt_seconds * rate)]
+        return model.continue_speech(wave, rate, sampling=sampling, seed=args.seed)
 
-    render.render(args, speak)
+    def first_sound(model: SpeechLM, wave: Tensor) -> Tensor | None:
+        rate = model.tokenizer.sample_rate
+        return next(model.reply_stream(wave, rate, sampling=sampling, seed=args.seed), None)
+
+    render.render(args, speak, first_sound if args.mode == "reply" else None)

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from speechlm.cli.main import is_disk_full
 from speechlm.errors import AudioError, InputError, PartialFailure, SpeechLMError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from speechlm.bundle import SpeechLM
+    from speechlm.data.corpus import Recording
 
-Speak = Callable[["SpeechLM", "Tensor"], Iterator["Tensor"]]
-"""What is made of one recording, float32 [T] at the bundle's rate, piece by piece."""
+Speak = Callable[["SpeechLM", "Tensor"], "Tensor"]
+"""What is made of one recording, float32 [T] at the tokenizer's rate."""
+FirstSound = Callable[["SpeechLM", "Tensor"], "Tensor | None"]
+"""The same, live, up to its first sound: what a listener waits for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
     """One recording and the file that is made of it."""
 
-    source: Path
+    recording: Recording
     target: Path
 
 
@@ -33,7 +37,11 @@ def add_arguments(parser: ArgumentParser, *, output: str) -> None:
         "bundle", metavar="BUNDLE", help="a folder that 'speechlm train' wrote, or a hub id"
     )
     parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="INPUT", help="audio files, or folders of them"
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="INPUT",
+        help="audio files, or folders, JSON lines and lhotse CutSets of them",
     )
     parser.add_argument(
         "-o",
@@ -54,29 +62,29 @@ def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
     """Decide which file is made of which recording.
 
     Raises:
-        InputError: An input is missing, a folder holds no audio, two recordings would be
-            written to one file, or one .wav is wanted for several recordings.
+        InputError: An input is missing, a folder holds no audio or cannot be read, two
+            recordings would be written to one file, or one .wav is wanted for several.
     """
-    found = [pair for given in inputs for pair in _recordings(given)]
-    if output.suffix.lower() == ".wav":
-        if len(found) > 1:
+    recordings = [recording for given in inputs for recording in _recordings(given)]
+    if output.suffix.lower() == ".wav" and not output.is_dir():
+        if len(recordings) > 1:
             raise InputError(
-                f"expected a folder after -o for {len(found)} recordings, got {output}"
+                f"expected a folder after -o for {len(recordings)} recordings, got {output}"
             )
-        return [Job(source=found[0][0], target=output)]
+        return [Job(recording=recordings[0], target=output)]
     jobs: dict[Path, Job] = {}
-    for source, name in found:
-        job = Job(source=source, target=output / name.with_suffix(".wav"))
-        if job.target in jobs:
+    for recording in recordings:
+        target = output / _wav_name(recording.id)
+        other = jobs.setdefault(target, Job(recording=recording, target=target)).recording
+        if other is not recording:
             raise InputError(
-                f"{jobs[job.target].source} and {source} would both become {job.target}; "
-                "give them in two commands with their own -o"
+                f"{other.source} and {recording.source} would both become {target}; "
+                "give them in two commands, each with its own -o"
             )
-        jobs[job.target] = job
     return list(jobs.values())
 
 
-def render(args: Namespace, speak: Speak) -> None:
+def render(args: Namespace, speak: Speak, first_sound: FirstSound | None = None) -> None:
     """Run ``speak`` over the inputs, a line on stdout for each.
 
     Raises:
@@ -84,71 +92,78 @@ def render(args: Namespace, speak: Speak) -> None:
         InputError: All of them did.
     """
     jobs = plan(args.inputs, args.output)
-    from speechlm.audio import load_audio
     from speechlm.bundle import SpeechLM
     from speechlm.progress import say
 
     model = SpeechLM.from_pretrained(args.bundle)
-    failed = []
+    num_failed = 0
     for job in jobs:
         try:
-            if job.target.exists() and not args.force:
-                raise InputError(f"{job.target} exists already; --force overwrites it")
-            if job.target.exists() and job.target.samefile(job.source):
-                raise InputError(f"{job.target} would be overwritten by its own answer")
-            wave = load_audio(job.source, model.sample_rate)
-            print(_render_one(model, speak, wave, job), flush=True)
-        except SpeechLMError as error:
-            failed.append(job)
-            reason = str(error)
-            named = reason if str(job.source) in reason else f"{job.source}: {reason}"
-            say(f"failed: {named}")
-    if len(failed) == len(jobs):
+            _check_target(job, force=args.force)
+            print(_render_one(model, job, speak, first_sound), flush=True)
+        except (SpeechLMError, OSError) as error:
+            if is_disk_full(error) or isinstance(error, BrokenPipeError):
+                raise
+            num_failed += 1
+            source, reason = job.recording.source, str(error)
+            say(f"failed: {reason if source in reason else f'{source}: {reason}'}")
+    if num_failed == len(jobs):
         raise InputError(f"none of {len(jobs)} recordings could be used; the reasons are above")
-    if failed and not args.keep_going:
+    if num_failed and not args.keep_going:
         raise PartialFailure(
-            f"{len(failed)} of {len(jobs)} recordings failed, for the reasons above; "
+            f"{num_failed} of {len(jobs)} recordings failed, for the reasons above; "
             "the others are done (--keep-going makes this exit 0)"
         )
 
 
-def _render_one(model: SpeechLM, speak: Speak, wave: Tensor, job: Job) -> str:
-    """Make and write one recording; say how long it is and how long that took."""
-    import torch
+def _check_target(job: Job, *, force: bool) -> None:
+    source, target = job.recording.audio, job.target
+    if not target.exists():
+        return
+    if source is not None and source.exists() and target.samefile(source):
+        raise InputError(f"{target} would overwrite the recording itself; name another -o")
+    if not force:
+        raise InputError(f"{target} exists already; --force overwrites it")
 
+
+def _render_one(model: SpeechLM, job: Job, speak: Speak, first_sound: FirstSound | None) -> str:
+    """Make and write one recording; say how long it is and how long that took."""
     from speechlm.audio import save_audio
 
+    wave = job.recording.load(model.tokenizer.sample_rate)
     start = time.perf_counter()
-    first_s = None
-    pieces = []
-    for piece in speak(model, wave):
-        if piece.numel() and first_s is None:
-            first_s = time.perf_counter() - start
-        pieces.append(piece)
+    made = speak(model, wave)
     spent_s = time.perf_counter() - start
-    made = torch.cat(pieces) if pieces else torch.zeros(0)
-    if first_s is None:
-        raise AudioError(f"{job.source}: the model ended at once, without a sound")
+    if not made.numel():
+        raise AudioError(f"{job.recording.source}: the model ended at once, without a sound")
     save_audio(job.target, made, model.sample_rate)
     duration_s = made.numel() / model.sample_rate
+    latency = ""
+    if first_sound is not None:
+        start = time.perf_counter()
+        first_sound(model, wave)
+        latency = f"first audio after {1000 * (time.perf_counter() - start):.0f} ms, "
     return (
-        f"{job.source} -> {job.target}  {duration_s:.2f} s, first audio after "
-        f"{1000 * first_s:.0f} ms, real-time factor {spent_s / duration_s:.3f}"
+        f"{job.recording.source} -> {job.target}: {duration_s:.2f} s, {latency}"
+        f"real-time factor {spent_s / duration_s:.3f}"
     )
 
 
-def _recordings(given: Path) -> Iterator[tuple[Path, Path]]:
-    """The recordings of one input, each with the name that its output keeps."""
+def _recordings(given: Path) -> list[Recording]:
+    """The recordings of one input: an audio file, or a corpus of any form."""
+    from speechlm.audio import EXTENSIONS
+    from speechlm.data.corpus import Recording, open_corpus
+
+    if given.is_file() and given.suffix.lower() in EXTENSIONS:
+        return [Recording(id=given.name, source=str(given), audio=given)]
+    return list(open_corpus(given))
+
+
+def _wav_name(id: str) -> Path:
+    """Where the output for a recording goes below the output folder, never outside of it."""
     from speechlm.audio import EXTENSIONS
 
-    if not given.is_dir():
-        if not given.exists():
-            raise InputError(f"{given}: no such file or folder")
-        yield given, Path(given.name)
-        return
-    files = sorted(p for p in given.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-    if not files:
-        known = ", ".join(sorted(EXTENSIONS))
-        raise InputError(f"{given}: holds no audio ({known})")
-    for file in files:
-        yield file, file.relative_to(given)
+    path = PurePosixPath(*(part for part in PurePosixPath(id).parts if part not in ("/", "..")))
+    if path.suffix.lower() in EXTENSIONS:
+        path = path.with_suffix("")
+    return Path(path.parent, f"{path.name or 'recording'}.wav")

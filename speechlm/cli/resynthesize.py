@@ -7,8 +7,14 @@ takes no part.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from speechlm.cli import render
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from speechlm.bundle import SpeechLM
 
 EXAMPLES = (
     ("speechlm resynthesize runs/demo/bundle clip.wav -o back.wav", "one recording"),
@@ -26,4 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    render.render(args, lambda model, wave: iter([model.resynthesize(wave, model.sample_rate)]))
+    def speak(model: SpeechLM, wave: Tensor) -> Tensor:
+        return model.resynthesize(wave, model.tokenizer.sample_rate)
+
+    render.render(args, speak)

@@ -1,0 +1,132 @@
+"""``demo``: public commands in order, each shown, finished ones not run again."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from speechlm.cli import demo
+from speechlm.cli.main import COMMANDS, main
+from speechlm.config import load_config
+from speechlm.files import read_json
+from speechlm.presets import preset
+
+Ran = list[list[str]]
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ran:
+    """Stand in for the commands: note each and leave what it would."""
+    commands: Ran = []
+    monkeypatch.setattr(demo.subprocess, "run", worker(commands, tmp_path))
+    return commands
+
+
+def worker(
+    commands: Ran, output: Path, fails: dict[str, int] | None = None
+) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        stage = command[len(demo.program())]
+        commands.append(command)
+        code = (fails or {}).get(stage, 0)
+        if code == 0:
+            config = load_config(preset("demo"), [f"output={output}"])
+            product = demo.product(stage, config)
+            product.parent.mkdir(parents=True, exist_ok=True)
+            product.touch()
+        return subprocess.CompletedProcess(command, code)
+
+    return run
+
+
+def stages(commands: Ran) -> list[str]:
+    return [command[len(demo.program())] for command in commands]
+
+
+def test_the_stages_are_public_commands() -> None:
+    assert set(demo.STAGES) <= set(COMMANDS)
+
+
+def test_it_runs_the_commands_in_order_and_prints_each_before(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", f"output={tmp_path}", "train.max_steps=3"]) == 0
+    assert stages(ran) == list(demo.STAGES)
+    shown = capsys.readouterr().out
+    for command in ran:
+        assert command[-2:] == [f"output={tmp_path}", "train.max_steps=3"]
+        assert f"$ {' '.join(command)}\n" in shown
+    for name in ("report.html", "report.json", "bundle"):
+        assert f"\n{tmp_path / name}\n" in shown
+
+
+def test_the_time_of_each_stage_is_kept(ran: Ran, tmp_path: Path) -> None:
+    main(["demo", f"output={tmp_path}"])
+    seconds = read_json(tmp_path / "seconds.json")
+    assert list(seconds) == list(demo.STAGES)
+    assert all(spent >= 0 for spent in seconds.values())
+
+
+def test_a_rerun_does_nothing_again_and_keeps_the_times(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["demo", f"output={tmp_path}"])
+    before = read_json(tmp_path / "seconds.json")
+    ran.clear()
+    capsys.readouterr()
+    assert main(["demo", f"output={tmp_path}"]) == 0
+    assert ran == []
+    assert capsys.readouterr().out.count("done already") == len(demo.STAGES)
+    assert read_json(tmp_path / "seconds.json") == before
+
+
+def test_another_configuration_runs_the_commands_again(ran: Ran, tmp_path: Path) -> None:
+    main(["demo", f"output={tmp_path}"])
+    ran.clear()
+    main(["demo", f"output={tmp_path}", "train.max_steps=3"])
+    assert stages(ran) == list(demo.STAGES)
+
+
+def test_what_was_deleted_is_made_again_with_all_that_follows(ran: Ran, tmp_path: Path) -> None:
+    main(["demo", f"output={tmp_path}"])
+    ran.clear()
+    (tmp_path / "units").unlink()
+    main(["demo", f"output={tmp_path}"])
+    assert stages(ran) == ["tokenize", "train", "evaluate"]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(1, 1), (2, 2), (-9, 1)])
+def test_a_failed_command_stops_it_and_a_rerun_goes_on_there(
+    code: int,
+    expected: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ran: Ran = []
+    monkeypatch.setattr(demo.subprocess, "run", worker(ran, tmp_path, {"train": code}))
+    assert main(["demo", f"output={tmp_path}"]) == expected
+    assert stages(ran) == ["corpus", "fit", "tokenize", "train"]
+    assert f"'speechlm train' ended with exit code {code}" in capsys.readouterr().err
+    assert "train" not in read_json(tmp_path / "seconds.json")
+
+    ran.clear()
+    monkeypatch.setattr(demo.subprocess, "run", worker(ran, tmp_path))
+    assert main(["demo", f"output={tmp_path}"]) == 0
+    assert stages(ran) == ["train", "evaluate"]
+
+
+def test_a_typo_is_found_before_anything_runs(
+    ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "train.max_step=3"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+    assert ran == []
+
+
+def test_short_takes_the_short_preset(ran: Ran, tmp_path: Path) -> None:
+    main(["demo", "--short", f"output={tmp_path}"])
+    assert all(Path(command[-2]).name == "demo-short.yaml" for command in ran)
