@@ -3,6 +3,7 @@
     python3.11 .ci/setup.py train .venv        the set of `make`: everything, fairseq2 included
     python3.11 .ci/setup.py core .venv-core    newest torch and transformers, no fairseq2
     .venv/bin/python .ci/setup.py --pin        resolve both sets anew and rewrite pins.toml
+    … --wheel dist/*.whl core .venv-wheel      a wheel with what it asks for, and nothing else
 
 It needs nothing but Python and the package index that pip is configured for. `uv` installs
 the set; where it cannot be had or fails, plain pip does. A set-up that was interrupted is
@@ -34,6 +35,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pin", action="store_true", help="resolve both sets anew")
+    parser.add_argument("--wheel", type=Path, help="install this instead of the checkout")
     parser.add_argument("set", nargs="?", choices=["train", "core"])
     parser.add_argument("folder", nargs="?", type=Path, help="the environment, e.g. .venv")
     args = parser.parse_args()
@@ -42,18 +44,21 @@ def main() -> None:
     elif args.folder is None:
         parser.error("expected a set and a folder, or --pin")
     else:
-        set_up(args.set, args.folder)
+        set_up(args.set, args.folder, args.wheel)
 
 
-def set_up(name: str, folder: Path) -> None:
-    """Fill ``folder`` with the set ``name``; an environment that was finished is updated."""
+def set_up(name: str, folder: Path, wheel: Path | None) -> None:
+    """Fill ``folder`` with the set ``name``; an environment that was finished is updated.
+
+    With a wheel only what it depends on is installed, in the versions of the set.
+    """
     if sys.version_info < (3, 11):  # noqa: UP036, it is run by whatever python3 there is
         sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     start = time.monotonic()
     pins = tomllib.loads(PINS.read_text(encoding="utf-8"))
     python = folder / "bin" / "python"
     stamp = folder / STAMP
-    if not stamp.exists() or subprocess.run([python, "-c", ""], check=False).returncode:
+    if wheel or not stamp.exists() or subprocess.run([python, "-c", ""], check=False).returncode:
         shutil.rmtree(folder, ignore_errors=True)
         say(f"making {folder} with Python {sys.version.split()[0]}")
         venv.create(folder, with_pip=True)
@@ -64,10 +69,13 @@ def set_up(name: str, folder: Path) -> None:
         exact = pins["both"]["pins"] + pins[name]["pins"]
         uv = next(line for line in exact if line.startswith("uv=="))
         requirements.write_text("\n".join(exact) + "\n")
-        say(f"installing the {name} set (about 5 GB of disk; seconds once it is in the cache)")
-        # Every dependency is among the pins: --no-deps leaves nothing to resolve.
-        install(python, uv, "--no-deps", "-r", str(requirements))
-    install(python, uv, "--no-deps", "--no-build-isolation", "-e", str(ROOT))
+        say(f"installing the {name} set (about 7 GB of disk; seconds once it is in the cache)")
+        if wheel:
+            install(python, uv, "--constraint", str(requirements), str(wheel))
+        else:
+            # Every dependency is among the pins: --no-deps leaves nothing to resolve.
+            install(python, uv, "--no-deps", "--requirement", str(requirements))
+            install(python, uv, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
     stamp.write_text(f"{name}\n")
     say(f"{folder} is ready after {time.monotonic() - start:.0f} s")
 
