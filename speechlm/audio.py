@@ -195,4 +195,4 @@ def save_audio(path: Path, wave: Tensor, sample_rate: int) -> None:
     """Write float32 [T] in the format of ``path``'s extension, whole or not at all."""
     samples = wave.detach().cpu().clamp(-1.0, 1.0).numpy().astype(np.float32)
     with write_aside(path) as aside:
-        soundfile.write(aside, samples, sample_rate)
+        soundfile.write(os.fsencode(aside), samples, sample_rate)

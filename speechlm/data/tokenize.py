@@ -450,6 +450,6 @@ def _explain_full_disk(path: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise PartialFailure(
-            f"{path}: the disk is full ({error.strerror or error}); whole shards are kept: "
+            f"{path}: the disk is full ({os.strerror(error.errno)}); whole shards are kept: "
             "free some space and run this again"
         ) from error
