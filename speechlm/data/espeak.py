@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -43,9 +44,6 @@ whose breath is drawn from memory that the library never set, so that no two run
 
 FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 
-MIN_SPEED, MAX_SPEED = 80, 450
-"""Words a minute that espeak-ng can speak."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Voice:
@@ -61,7 +59,16 @@ class Voice:
     pitch_range: int = 50
     """0 (monotone) to 99 (lively)."""
     speed: int = 165
-    """Words a minute."""
+    """Words a minute, 80 to 450."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("pitch", self.pitch), ("pitch_range", self.pitch_range)):
+            if not 0 <= value <= 99:
+                raise CorpusError(f"a voice's {name}: expected 0 to 99, got {value}")
+        if not 80 <= self.speed <= 450:
+            raise CorpusError(
+                f"a voice's speed: expected 80 to 450 words a minute, got {self.speed}"
+            )
 
     @property
     def speaker(self) -> str:
@@ -117,7 +124,7 @@ def speak(text: str, voice: Voice) -> Speech:
         CorpusError: The engine does not know the voice, or said nothing.
     """
     speech = _flite(text, voice) if voice.engine == "flite" else _Espeak.get().speak(text, voice)
-    if not speech.samples.size:
+    if np.abs(speech.samples).max(initial=0.0) < 1e-3:
         raise CorpusError(f"{voice.speaker} says nothing for {text!r}; expected words to speak")
     return speech
 
@@ -252,8 +259,8 @@ def _word_times(
 ) -> tuple[tuple[str, float, float], ...]:
     """Each word lasts until the next begins; the engine tells starts only."""
     words: list[tuple[str, float, float]] = []
-    ends = [start_s for _, _, start_s in starts[1:]] + [duration_s]
-    for (position, length, start_s), end_s in zip(starts, ends, strict=True):
+    starts = [*starts, (len(text), 0, duration_s)]
+    for (position, length, start_s), (_, _, end_s) in pairwise(starts):
         words.append((text[position : position + length], start_s, max(start_s, end_s)))
     return tuple(words)
 

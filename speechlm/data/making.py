@@ -13,9 +13,10 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -36,6 +37,7 @@ BATCH_SIZE = 256
 """Most utterances that a kill can cost a process."""
 MAX_CHARACTERS = 1000
 """Longest line of a text, about a minute of speech."""
+ANSWERS_NAME = "answers"
 SETTINGS_NAME = "making.json"
 """What a made corpus was made of; another configuration is refused beside it."""
 SOUND_VERSION = 1
@@ -79,23 +81,42 @@ def make_corpus(config: RunConfig) -> None:
     """
     folder = config.corpus_path
     batches = _plan(config)
-    _claim(folder, _settings(config, batches))
-    for leftover in (*folder.glob("audio/.*-*"), *folder.glob(".aside-*")):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    try:
+        _claim(folder, _settings(config, batches))
+        _fill(folder, batches, config.corpus)
+    except OSError as error:
+        raise PartialFailure(
+            f"{error.filename or folder}: {error.strerror}; what is whole is kept: "
+            "mend it and run the same command again"
+        ) from error
+    except BrokenProcessPool as error:
+        raise PartialFailure(
+            "a process that was speaking died (out of memory?); what is whole is kept: run "
+            "the same command again, with a smaller corpus.num_workers if it recurs"
+        ) from error
 
-    missing = [batch for batch in batches if not (folder / "audio" / batch.name).is_dir()]
-    answers = folder / "audio" / "answers"
-    if config.corpus.kind == "qa" and not answers.is_dir():
-        _copy_answers(answers)
-    if missing:
-        _make(missing, folder / "audio", config.corpus.num_workers or _num_cores())
-    elif (folder / MANIFEST_NAME).is_file():
+
+def _fill(folder: Path, batches: list[Batch], config: CorpusConfig) -> None:
+    audio = folder / "audio"
+    for leftover in (*audio.glob(".*-*"), *folder.glob(".aside-*")):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    names = [batch.name for batch in batches]
+    if config.kind == "qa":
+        names = [ANSWERS_NAME, *names]
+        if not (audio / ANSWERS_NAME).is_dir():
+            _copy_answers(audio / ANSWERS_NAME)
+
+    missing = [batch for batch in batches if not (audio / batch.name).is_dir()]
+    if not missing and (folder / MANIFEST_NAME).is_file():
         say(f"{folder}: the corpus is complete")
         return
-    names = ([answers.name] if config.corpus.kind == "qa" else []) + [b.name for b in batches]
+    total = sum(len(batch.utterances) for batch in missing)
+    with progress("speaking", total, "utterances") as advance:
+        for done in _make(missing, audio, config.num_workers or _num_cores()):
+            advance(done)
     with write_aside(folder / MANIFEST_NAME) as aside, aside.open("wb") as manifest:
         for name in names:
-            manifest.write((folder / "audio" / name / "rows.jsonl").read_bytes())
+            manifest.write((audio / name / "rows.jsonl").read_bytes())
 
 
 def _plan(config: RunConfig) -> list[Batch]:
@@ -228,13 +249,16 @@ def _settings(config: RunConfig, batches: list[Batch]) -> dict[str, Any]:
     for batch in batches:
         digest.update(json.dumps(asdict(batch), sort_keys=True).encode())
     corpus = config.corpus
+    text = corpus.text.read_bytes() if corpus.kind == "text" and corpus.text else b""
     return {
         "kind": corpus.kind,
+        "text_sha256": hashlib.sha256(text).hexdigest()[:16] if text else None,
         "seed": config.seed,
         "num_train_voices": corpus.num_train_voices,
         "num_valid_voices": corpus.num_valid_voices,
         "num_test_voices": corpus.num_test_voices,
         "renditions": corpus.renditions,
+        "flite": any(u.voice.engine == "flite" for batch in batches for u in batch.utterances),
         "espeakng_loader": metadata.version("espeakng-loader"),
         "sound_version": SOUND_VERSION,
         "plan": digest.hexdigest()[:16],
@@ -252,13 +276,18 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
                     f"{folder} holds a corpus made with {key} {made_with.get(key)!r}, now it is "
                     f"{value!r}; delete that folder or choose another output"
                 )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or not _is_empty(folder)):
         raise CorpusError(
             f"{folder} is there and was not made by 'speechlm corpus'; "
             "delete it or choose another output"
         )
     else:
         write_json(path, settings)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Holding nothing but what a killed run was writing."""
+    return all(path.name.startswith(".aside-") for path in folder.iterdir())
 
 
 def _copy_answers(folder: Path) -> None:
@@ -278,33 +307,16 @@ def _copy_answers(folder: Path) -> None:
         _write_rows(aside, rows)
 
 
-def _make(batches: list[Batch], folder: Path, num_workers: int) -> None:
-    total = sum(len(batch.utterances) for batch in batches)
-    with progress("speaking", total, "utterances") as advance:
-        try:
-            for done in _each(batches, folder, min(num_workers, len(batches))):
-                advance(done)
-        except OSError as error:
-            raise PartialFailure(
-                f"{folder} cannot be written: {error.strerror}; what is whole is kept: "
-                "mend it and run the same command again"
-            ) from error
-        except BrokenProcessPool as error:
-            raise PartialFailure(
-                "a process that was speaking died (out of memory?); what is whole is kept: run "
-                "the same command again, with a smaller corpus.num_workers if it recurs"
-            ) from error
-
-
-def _each(batches: list[Batch], folder: Path, num_workers: int) -> Iterator[int]:
+def _make(batches: list[Batch], folder: Path, num_workers: int) -> Iterator[int]:
     """Make the batches; give the size of each as it is done."""
-    if num_workers == 1:
+    if min(num_workers, len(batches)) <= 1:
         yield from map(partial(_make_batch, folder), batches)
         return
-    executor: Executor = ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
-    with executor:
+    with ProcessPoolExecutor(
+        min(num_workers, len(batches)),
+        multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+    ) as executor:
         futures = [executor.submit(_make_batch, folder, batch) for batch in batches]
         try:
             for future in as_completed(futures):
@@ -317,6 +329,7 @@ def _start_worker() -> None:
     import torch
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the work in order
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -336,7 +349,12 @@ def _make_batch(folder: Path, batch: Batch) -> int:
         rows = []
         for utterance in batch.utterances:
             file_name = f"{utterance.id.removeprefix(utterance.voice.speaker + '.')}.flac"
-            words = render(utterance.text, utterance.voice, utterance.room_seed, aside / file_name)
+            try:
+                words = render(
+                    utterance.text, utterance.voice, utterance.room_seed, aside / file_name
+                )
+            except CorpusError as error:
+                raise CorpusError(f"{utterance.origin}: {error}") from error
             row: dict[str, Any] = {
                 "id": utterance.id,
                 "audio": f"audio/{batch.name}/{file_name}",
