@@ -120,7 +120,9 @@ class TrainConfig:
 
     max_steps: int = 2000
     batch_units: int = 8192
-    """LM positions a step on each process, padding included."""
+    """LM positions a batch on each process, padding included."""
+    gradient_accumulation: int = 1
+    """Batches a step on each process."""
     learning_rate: float = 1e-3
     min_learning_rate: float = 1e-5
     warmup_steps: int = 100
@@ -146,7 +148,15 @@ class TrainConfig:
     """``cpu``, ``cuda``, or ``auto``: cuda where there is one."""
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_units", "validate_every", "checkpoint_every"):
+        for name in (
+            "max_steps",
+            "batch_units",
+            "gradient_accumulation",
+            "validate_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "report_every",
+        ):
             _at_least(1, f"train.{name}", getattr(self, name))
         for name in ("speech_fraction", "unit_dropout", "question_loss_weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:

@@ -62,7 +62,7 @@ class _Context:
     """What every layer needs to know of the positions at hand."""
 
     cos: Tensor
-    """float32 [B, 1, S, head_dim]."""
+    """float [B, 1, S, head_dim / 2]."""
     sin: Tensor
     mask: Tensor | None
     """Which key each query sees, bool [B, 1, S, keys]; None for plainly causal."""
@@ -129,8 +129,10 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.model_dim, config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: Tensor, context: _Context) -> Tensor:
+    def forward(self, x: Tensor, context: _Context, select: Tensor | None = None) -> Tensor:
         x = x + self._drop(self.self_attn(self.input_layernorm(x), context))
+        if select is not None:
+            x = rearrange(x, "b s d -> (b s) d")[select]
         return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -207,13 +209,13 @@ class Decoder(nn.Module):
         """
         context = self._context(ids, segment_ids, cache)
         x = F.dropout(self.model.embed_tokens(ids), self.config.dropout, self.training)
-        for layer in self.model.layers:
-            x = layer(x, context)
+        last = len(self.model.layers) - 1
+        for index, layer in enumerate(self.model.layers):
+            # After the last attention only what is asked for goes on.
+            x = layer(x, context, select if index == last else None)
         if cache is not None:
             rows = ids.new_full((ids.shape[0],), ids.shape[1]) if lengths is None else lengths
             cache.advance(rows)
-        if select is not None:
-            x = rearrange(x, "b s d -> (b s) d")[select]
         x = self.model.norm(x)
         head = self.model.embed_tokens if self.lm_head is None else self.lm_head
         return F.linear(x, head.weight)
@@ -292,12 +294,25 @@ class Decoder(nn.Module):
         half = torch.arange(0, self.config.head_dim, 2, device=ids.device).float()
         frequencies = 1.0 / self.config.rope_theta ** (half / self.config.head_dim)
         angles = positions[:, None, :, None].float() * frequencies
-        angles = torch.cat([angles, angles], dim=-1)
-        return _Context(cos=angles.cos(), sin=angles.sin(), mask=mask, positions=slots, cache=cache)
+        kind = ids.device.type
+        dtype = (
+            torch.get_autocast_dtype(kind)
+            if torch.is_autocast_enabled(kind)
+            else self.model.embed_tokens.weight.dtype
+        )
+        return _Context(
+            cos=angles.cos().to(dtype),
+            sin=angles.sin().to(dtype),
+            mask=mask,
+            positions=slots,
+            cache=cache,
+        )
 
 
 def _rotate(x: Tensor, context: _Context) -> Tensor:
-    """Turn each pair of dimensions by an angle that grows with the position."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat([-second, first], dim=-1)
-    return (x * context.cos + turned * context.sin).to(x.dtype)
+    """Turn each pair of dimensions, half a head apart, by an angle that grows with position."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = context.cos, context.sin
+    turned_first = torch.addcmul(first * cos, second, sin, value=-1)
+    turned_second = torch.addcmul(second * cos, first, sin)
+    return torch.cat([turned_first, turned_second], dim=-1)

@@ -1,0 +1,265 @@
+"""Training of the unit LM as a fairseq2 recipe: the model, the data, and what a step does.
+
+fairseq2 brings the loop, data parallelism, mixed precision, gradient accumulation, clipping,
+checkpoints, resuming and validation. This module imports it, which takes seconds, so it is
+imported by training alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast, final
+
+import fairseq2.recipe  # noqa: F401 (its modules import each other in a circle: this is the way in)
+import torch
+from fairseq2.composition import register_model_family
+from fairseq2.evaluator import EvalUnit
+from fairseq2.metrics import Mean, MetricBag, Sum
+from fairseq2.metrics.recorders import MetricRecorder
+from fairseq2.recipe import Recipe, RecipeContext
+from fairseq2.recipe.config import (
+    AdamWConfig,
+    AdamWGroupConfig,
+    CommonSection,
+    CosineAnnealingLRConfig,
+    GangSection,
+    GradAccumulationConfig,
+    LRSchedulerSection,
+    MetricRecordersConfig,
+    MixedPrecisionConfig,
+    ModelSection,
+    OptimizerSection,
+    RegimeSection,
+    TensorBoardConfig,
+    TrainerSection,
+)
+from fairseq2.runtime.dependency import DependencyContainer, DependencyResolver
+from fairseq2.task import Task
+from fairseq2.trainer import Trainer, TrainUnit
+from torch import Tensor
+from torch.nn import Module
+
+from speechlm.config import RunConfig
+from speechlm.model.decoder import Decoder, DecoderConfig
+from speechlm.training.batches import UnitBatch
+from speechlm.training.objectives import Objective, next_unit_objective
+from speechlm.training.reader import TrainReader, ValidReader
+from speechlm.training.recorder import RunRecorder
+from speechlm.training.sequences import SequenceSet
+
+FAMILY = "speechlm-decoder"
+ARCHITECTURE = "this-run"
+
+
+@dataclass(kw_only=True)
+class RecipeSettings:
+    """What fairseq2 is told; made from a :class:`RunConfig` by :func:`recipe_settings`."""
+
+    model: ModelSection
+    optimizer: OptimizerSection
+    lr_scheduler: LRSchedulerSection
+    regime: RegimeSection
+    trainer: TrainerSection
+    common: CommonSection
+    gang: GangSection = field(default_factory=GangSection)
+
+
+def recipe_settings(config: RunConfig, dtype: torch.dtype) -> RecipeSettings:
+    """Say a run in fairseq2's words."""
+    train = config.train
+    warmup = min(train.warmup_steps, train.max_steps - 1)
+    return RecipeSettings(
+        model=ModelSection(family=FAMILY, arch=ARCHITECTURE),
+        optimizer=OptimizerSection(
+            config=AdamWConfig(
+                lr=train.learning_rate,
+                betas=train.betas,
+                weight_decay=train.weight_decay,
+                impl="fused",
+                groups=[AdamWGroupConfig(params=r".*norm\.weight$", weight_decay=0.0)],
+            )
+        ),
+        lr_scheduler=LRSchedulerSection(
+            config=CosineAnnealingLRConfig(
+                cycle_len=train.max_steps - warmup,
+                num_warmup_steps=warmup,
+                start_lr=train.learning_rate / (warmup + 1),
+                final_lr=min(train.min_learning_rate, train.learning_rate),
+                final_lr_scale=None,
+            )
+        ),
+        regime=RegimeSection(
+            num_steps=train.max_steps,
+            validate_every_n_steps=train.validate_every,
+            checkpoint_every_n_steps=train.checkpoint_every,
+            keep_last_n_checkpoints=train.keep_checkpoints,
+            # Every step, so that a step is on record before a checkpoint of it exists.
+            publish_metrics_every_n_steps=1,
+        ),
+        trainer=TrainerSection(
+            mixed_precision=MixedPrecisionConfig(
+                mode="off" if dtype == torch.float32 else "auto", dtype=dtype
+            ),
+            grad_accumulation=GradAccumulationConfig(num_batches=train.gradient_accumulation),
+            max_grad_norm=train.max_grad_norm,
+        ),
+        common=CommonSection(
+            seed=config.seed,
+            no_sweep_dir=True,
+            metric_recorders=MetricRecordersConfig(tensorboard=TensorBoardConfig(enabled=False)),
+        ),
+    )
+
+
+@final
+class UnitLMRecipe(Recipe):
+    """Trains a :class:`Decoder` on the sequences of a unit store."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        train: SequenceSet,
+        valid: SequenceSet,
+        features: Tensor | None,
+        first_step: int,
+    ) -> None:
+        """Prepare a run.
+
+        Args:
+            config: The run's.
+            train: What to learn from.
+            valid: What to measure on; may be empty.
+            features: What each unit sounds like, float32 [V_units, D], for a new model's start.
+            first_step: The first step that this process runs, from 1.
+        """
+        self.decoder: Decoder | None = None
+        """The model, once there is one."""
+        self.trainer: Trainer | None = None
+        """The trainer, once there is one."""
+        self._config = config
+        self._train = train
+        self._valid = valid
+        self._features = features
+        self._first_step = first_step
+
+    @property
+    def config_kls(self) -> type[object]:
+        return RecipeSettings
+
+    def register(self, container: DependencyContainer) -> None:
+        # fairseq2 has just sent the whole process's log to the terminal; what concerns the
+        # person there, the recorder says, and failures are raised.
+        logging.getLogger().handlers[:] = [logging.NullHandler()]
+        register_model_family(
+            container, FAMILY, kls=Decoder, config_kls=DecoderConfig, factory=Decoder
+        )
+        shape = DecoderConfig.of(self._config.model, self._train.vocabulary.size)
+        container.register_instance(DecoderConfig, shape, key=ARCHITECTURE)
+
+        def create_recorder(resolver: DependencyResolver) -> MetricRecorder:
+            return RunRecorder(
+                self._config.train_path,
+                max_steps=self._config.train.max_steps,
+                report_every=self._config.train.report_every,
+                first_step=self._first_step,
+            )
+
+        container.collection.register(MetricRecorder, create_recorder)  # type: ignore[type-abstract]
+
+    def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
+        decoder = cast(Decoder, model)
+        # Only rank 0 has weights yet; the others get its by broadcast.
+        if newly_initialized and self._features is not None and context.gangs.root.rank == 0:
+            decoder.init_unit_embeddings(self._features, seed=self._config.seed)
+        self.decoder = decoder
+        return model
+
+    def create_task(self, context: RecipeContext) -> Task:
+        model = context.get_data_parallel_model()
+        gang = context.gangs.dp
+        reader = TrainReader(
+            self._train,
+            self._config.train,
+            seed=self._config.seed,
+            rank=gang.rank,
+            size=gang.size,
+        )
+        measured = len(self._valid) > 0
+        valid_reader = ValidReader(
+            self._valid, self._config.train.batch_units, rank=gang.rank, size=gang.size
+        )
+        self.trainer = context.create_trainer(
+            UnitLMTrainUnit(model),
+            reader,
+            [UnitLMValidUnit(model)] if measured else None,
+            [valid_reader] if measured else None,
+        )
+        return self.trainer
+
+
+@final
+class UnitLMTrainUnit(TrainUnit[UnitBatch]):
+    """What a training step does with a batch."""
+
+    def __init__(self, model: Module) -> None:
+        self._model = model
+
+    def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
+        _add_metrics(metric_bag)
+        metric_bag.add("positions", Sum())
+
+    def process_batch(self, batch: UnitBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
+        objective = _objective(self._model, batch)
+        _update_metrics(metric_bag, objective)
+        metric_bag.get("positions", Sum).update(batch.num_positions)
+        # fairseq2 sums the second over batches and processes and divides gradients by it;
+        # its annotation says int, but weights need not be whole numbers.
+        return objective.loss, cast(int, float(objective.weight))
+
+
+@final
+class UnitLMValidUnit(EvalUnit[UnitBatch]):
+    """What validation does with a batch."""
+
+    def __init__(self, model: Module) -> None:
+        self._model = model
+
+    def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
+        _add_metrics(metric_bag)
+
+    def process_batch(self, batch: UnitBatch, metric_bag: MetricBag) -> None:
+        _update_metrics(metric_bag, _objective(self._model, batch))
+
+
+def _objective(model: Module, batch: UnitBatch) -> Objective:
+    logits = model(batch.ids, select=batch.select)
+    return next_unit_objective(logits, batch.targets, batch.weights)
+
+
+def _add_metrics(metric_bag: MetricBag) -> None:
+    metric_bag.add("nll", Mean())
+    metric_bag.add("accuracy", Mean())
+
+
+@torch.inference_mode()
+def _update_metrics(metric_bag: MetricBag, objective: Objective) -> None:
+    weight = objective.weight
+    if weight > 0:
+        metric_bag.get("nll", Mean).update(objective.loss.detach() / weight, weight=weight)
+        metric_bag.get("accuracy", Mean).update(objective.correct / weight, weight=weight)
+
+
+def last_checkpoint(folder: Path) -> int:
+    """The step of the last whole checkpoint in ``folder``, 0 for none.
+
+    fairseq2 writes ``step_N.tmp`` and renames it when it is complete.
+    """
+    steps = [
+        int(path.name.removeprefix("step_"))
+        for path in folder.glob("step_*")
+        if path.name.removeprefix("step_").isdigit() and (path / "trainer").is_dir()
+    ]
+    return max(steps, default=0)
