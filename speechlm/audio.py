@@ -170,25 +170,16 @@ def resample(wave: Tensor, rate: int, sample_rate: int) -> Tensor:
     length = wave.shape[-1]
     block = old * max(1, BLOCK_S * rate // old)
     context = old * 16  # the filter reaches over less than 8 periods of the ratio
-    if length <= block + context:
-        return _fit_length(
-            torchaudio.functional.resample(wave, old, new), length, rate, sample_rate
-        )
-    pieces = []
+    # Made once and filled. What a rounded ratio leaves over at the end stays zero.
+    result = wave.new_zeros(*wave.shape[:-1], -(-length * sample_rate // rate))
     for start in range(0, length, block):
         before = min(context, start)
         part = wave[..., start - before : start + block + context]
-        done = torchaudio.functional.resample(part, old, new)
-        first = before // old * new
-        last = first + block // old * new
-        pieces.append(done[..., first:last].clone())
-    return _fit_length(torch.cat(pieces, dim=-1), length, rate, sample_rate)
-
-
-def _fit_length(wave: Tensor, length: int, rate: int, sample_rate: int) -> Tensor:
-    """Make up for what a rounded ratio gives too much or too little."""
-    wanted = -(-length * sample_rate // rate)
-    return torch.nn.functional.pad(wave, (0, wanted - wave.shape[-1]))
+        done = torchaudio.functional.resample(part, old, new)[..., before // old * new :]
+        place = result[..., start // old * new :][..., : block // old * new]
+        size = min(place.shape[-1], done.shape[-1])
+        place[..., :size] = done[..., :size]
+    return result
 
 
 def save_audio(path: Path, wave: Tensor, sample_rate: int) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,18 @@ def test_names_of_any_letters_and_bytes_come_through(run: Runner, tmp_path: Path
     store = UnitStore.open(run.store)
     assert {each.id for each in store} == {"漢字 é.wav", r"caf\xe9.wav", "n" * 251 + ".wav"}
     assert run(corpus_path=tmp_path / "names", keep_going=True).reused == 3
+
+
+@pytest.mark.slow
+def test_three_hours_are_tokenized_in_bounded_memory(run: Runner, tmp_path: Path) -> None:
+    minute = np.random.default_rng(0).normal(0, 3000, 60 * RATE).astype(np.int16)
+    (tmp_path / "long").mkdir()
+    with soundfile.SoundFile(tmp_path / "long" / "a.flac", "w", RATE, 1) as file:
+        for _ in range(180):
+            file.write(minute)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert run(corpus_path=tmp_path / "long").audio_seconds == 3 * 3600
+    used = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert used < 2 * 4 * 3 * 3600 * RATE  # the waveform in float32, and as much again
+    [stored] = UnitStore.open(run.store)
+    assert stored.units.num_frames == 3 * 3600 * stored.units.frame_rate
