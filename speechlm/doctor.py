@@ -46,8 +46,17 @@ class Ability:
 
 
 def remedy(module: str) -> str:
-    """How to install an optional package by the name it is imported by."""
-    return f"pip install 'speechlm[{EXTRAS[module]}]'"
+    """How to install a package by the name it is imported by."""
+    return (
+        f"pip install 'speechlm[{EXTRAS[module]}]'" if module in EXTRAS else f"pip install {module}"
+    )
+
+
+def repair(package: str) -> str:
+    """What to do about a package that is there but cannot be imported."""
+    if package in ("torch", "torchaudio"):
+        return "install both of one release, e.g. pip install 'torch==2.11.*' 'torchaudio==2.11.*'"
+    return f"pip install --force-reinstall {package}"
 
 
 def examine(folder: Path) -> dict[str, Any]:
@@ -157,24 +166,32 @@ def _try(*modules: str) -> tuple[str, str] | None:
                 warnings.simplefilter("ignore")
                 import_module(module)
         except Exception as error:  # a broken package may raise anything
-            lines = f"{type(error).__name__}: {error}".splitlines()
-            if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-                return f"{module} is not installed", remedy(module)
             package = module.partition(".")[0]
-            if package in EXTRAS:
-                return f"{package} cannot be imported ({lines[0]})", remedy(package)
-            return (
-                f"{package} cannot be imported ({lines[0]})",
-                "install the versions that speechlm was tested with: see .ci/pins.toml",
-            )
+            if isinstance(error, ModuleNotFoundError) and error.name:
+                lacks = error.name.partition(".")[0]
+                return f"{lacks} is not installed", remedy(lacks)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            return f"{package} cannot be imported ({reason})", repair(package)
     return None
 
 
 def _try_fairseq2() -> tuple[str, str] | None:
-    from speechlm.training.libsndfile import preload_libsndfile
+    """As :func:`_try`, by the way that training goes: it brings fairseq2 a library it needs."""
+    missing = _try("speechlm.training.train", "tensorboard")
+    if missing:
+        return missing
+    from speechlm.training.train import import_fairseq2
 
-    preload_libsndfile()
-    return _try("fairseq2")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import_fairseq2()
+    except Exception as error:  # also of the wrong torch, or a library of the system
+        if version("fairseq2") is None:
+            return "fairseq2 is not installed", remedy("fairseq2")
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return f"fairseq2 cannot be imported ({reason})", remedy("fairseq2")
+    return None
 
 
 def _ability(command: str, *obstacles: tuple[str, str] | None) -> Ability:

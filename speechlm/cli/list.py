@@ -37,14 +37,13 @@ def run(args: Namespace) -> None:
 
 def plugins(group: str) -> list[tuple[str, str]]:
     """Name and first docstring line of each plug-in; why, for one that cannot be loaded."""
-    from speechlm.errors import PluginError
     from speechlm.plugins import available, plugin
 
     rows = []
     for name in available(group):
         try:
             described = inspect.getdoc(plugin(group, name)) or ""
-        except PluginError as error:
+        except Exception as error:  # whatever a third party's module does when imported
             described = f"cannot be loaded: {error}"
         rows.append((name, described.partition("\n")[0]))
     return rows

@@ -7,6 +7,7 @@ Needs fairseq2: pip install 'speechlm[train]'.
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace
 
 from speechlm.cli.arguments import add_run
@@ -35,5 +36,6 @@ def run(args: Namespace) -> None:
     from speechlm.training.train import train
 
     train(args.config)
-    assemble(args.config)
-    print(args.config.bundle_path)
+    if os.environ.get("RANK", "0") == "0":  # under torchrun one process puts it together
+        assemble(args.config)
+        print(args.config.bundle_path)
