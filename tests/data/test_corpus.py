@@ -81,7 +81,7 @@ def test_an_unreadable_directory_is_named_rather_than_skipped(tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "name",
-    ["Zoë – 日本語 🎤.wav", "ü" * 125 + "a.wav", " lead and trail .wav", 'quote"\nnewline.wav'],
+    ["Zoë 日本語 🎤.wav", "ü" * 125 + "a.wav", " lead and trail .wav", 'quote"\nnewline.wav'],
     ids=["non-ascii", "255-bytes", "spaces", "newline"],
 )
 def test_any_file_name_works(tmp_path, name: str) -> None:
