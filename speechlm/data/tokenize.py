@@ -48,7 +48,7 @@ from speechlm.protocols import AudioTokenizer
 
 CHUNK = 32
 """Recordings that a process takes at a time."""
-WORTH_A_PROCESS = 400
+WORTH_A_PROCESS = 1000
 """Recordings for which starting a process, seconds of importing, is worth it."""
 REASONS_SHOWN = 20
 """Skipped recordings that are printed; the manifest lists all."""
