@@ -44,7 +44,7 @@ def test_a_faster_voice_is_shorter() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.sampled_from(list_voices(1)[:84]), max_size=3))
+@given(st.lists(st.sampled_from(list_voices(1)[:76]), max_size=3))
 def test_what_was_said_before_leaves_no_trace_after_a_restart(before: list[Voice]) -> None:
     voice = Voice(name="en-029", variant="f2")  # breathy: it draws random numbers
     espeak.restart()
@@ -74,7 +74,9 @@ def test_every_listed_variant_speaks() -> None:
 
 
 def test_effects_are_not_voices() -> None:
-    variants = {voice.variant for voice in list_voices(1)}
+    variants = {voice.variant for voice in list_voices(1) if voice.engine == "espeak"}
+    assert len(variants) >= 70
+    assert not variants & espeak.NOT_UNDERSTOOD
     assert not variants & {"whisper", "whisperf", "croak", "robosoft", "UniRobot", "Demonic"}
 
 
