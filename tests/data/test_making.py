@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -302,3 +303,12 @@ def test_a_missing_text_is_refused(tmp_path) -> None:
 def test_the_manifest_is_json_lines_with_paths_relative_to_it(made) -> None:
     for line in (made.corpus_path / "corpus.jsonl").read_text(encoding="utf-8").splitlines():
         assert (made.corpus_path / json.loads(line)["audio"]).is_file()
+
+
+def test_a_process_that_dies_ends_in_one_line(tmp_path, monkeypatch) -> None:
+    def die(*_args):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(making, "_make", die)
+    with pytest.raises(PartialFailure, match=r"died \(out of memory\?\); what is whole is kept"):
+        make_corpus(small(tmp_path))
