@@ -13,23 +13,18 @@ import errno
 import hashlib
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import torch
 
 from speechlm.data.corpus import Recording, open_corpus
-from speechlm.data.encoding import Encoded, encode_recordings
+from speechlm.data.encoding import Encoded
+from speechlm.data.pool import encode_chunks
 from speechlm.data.shards import (
     LAYOUT_VERSION,
     MANIFEST_NAME,
@@ -44,12 +39,9 @@ from speechlm.errors import ConfigError, CorpusError, FingerprintError, PartialF
 from speechlm.files import remove_abandoned
 from speechlm.plugins import load_tokenizer
 from speechlm.progress import progress, say
-from speechlm.protocols import AudioTokenizer
 
 CHUNK = 32
 """Recordings that a process takes at a time."""
-WORTH_A_PROCESS = 1000
-"""Recordings for which starting a process, seconds of importing, is worth it."""
 REASONS_SHOWN = 20
 """Skipped recordings that are printed; the manifest lists all."""
 
@@ -122,13 +114,17 @@ def tokenize_corpus(
         open_shards = [each for each in plan[index - 1 :: count] if store.wants(each)]
         for each in open_shards:
             store.carry_over(each)
-        todo = [(each, rec) for each in open_shards for rec in each.missing()]
+            if not each.missing():
+                store.write(each)
+        chunks = _chunks(filter(store.wants, open_shards))
+        num_missing = sum(len(recs) for _, recs in chunks)
         audio_seconds, skipped = 0.0, {}
-        with progress("tokenizing", len(todo), "recordings") as advance:
-            for each in open_shards:
-                if not each.missing():
-                    store.write(each)
-            for each, outcomes in _encode_all(todo, tokenizer, tokenizer_path, num_workers):
+        with (
+            progress("tokenizing", num_missing, "recordings") as advance,
+            # Closed at once when a write fails, not when the error is forgotten.
+            closing(encode_chunks(chunks, tokenizer, tokenizer_path, num_workers)) as encoded,
+        ):
+            for each, outcomes in encoded:
                 each.add(outcomes)
                 audio_seconds += sum(outcome.duration_s for outcome in outcomes)
                 advance(len(outcomes))
@@ -138,10 +134,10 @@ def tokenize_corpus(
         store.close()
     seconds = time.monotonic() - started
     mine = sum(len(each.recordings) for each in plan[index - 1 :: count])
-    done = len(todo) - len(skipped)
+    done = num_missing - len(skipped)
     summary = TokenizeSummary(
         done=done,
-        reused=mine - len(todo),
+        reused=mine - num_missing,
         skipped=skipped,
         seconds=seconds,
         audio_seconds=audio_seconds,
@@ -311,6 +307,7 @@ class _Folder:
             rec.id: each.skipped[rec.id] for rec in each.recordings if rec.id in each.skipped
         }
         write_shard(self.path / each.name, self._format, rows, skipped)
+        self._whole.add(each.name)
         each.rows.clear()
 
     def close(self) -> None:
@@ -357,89 +354,16 @@ class _Folder:
         )
 
 
-def _encode_all(
-    todo: Sequence[tuple[_PlannedShard, Recording]],
-    tokenizer: AudioTokenizer,
-    tokenizer_path: Path,
-    num_workers: int,
-) -> Iterator[tuple[_PlannedShard, list[Encoded]]]:
-    """Tokenize in this process or in many, chunk by chunk, each within one shard."""
-    by_shard: dict[str, tuple[_PlannedShard, list[Recording]]] = {}
-    for each, rec in todo:
-        by_shard.setdefault(each.name, (each, []))[1].append(rec)
-    chunks = [
-        (each, recs[start : start + CHUNK])
-        for each, recs in by_shard.values()
-        for start in range(0, len(recs), CHUNK)
+def _chunks(
+    open_shards: Iterable[_PlannedShard],
+) -> list[tuple[_PlannedShard, Sequence[Recording]]]:
+    """Cut what is missing into pieces that a process takes at a time, each of one shard."""
+    missing = [(each, each.missing()) for each in open_shards]
+    return [
+        (each, recordings[start : start + CHUNK])
+        for each, recordings in missing
+        for start in range(0, len(recordings), CHUNK)
     ]
-    if num_workers == 0:
-        num_workers = min(len(os.sched_getaffinity(0)), len(todo) // WORTH_A_PROCESS)
-    num_workers = min(num_workers, len(chunks))
-    if num_workers <= 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in the worker processes, to the last bit
-        try:
-            for each, recs in chunks:
-                yield each, encode_recordings(tokenizer, recs)
-        finally:
-            torch.set_num_threads(threads)
-        return
-    with _workers(num_workers, tokenizer_path) as pool:
-        waiting: dict[Future[list[Encoded]], _PlannedShard] = {}
-        for each, recs in chunks:
-            waiting[pool.submit(_encode_in_worker, recs)] = each
-            # A bounded queue: recordings are pickled when submitted.
-            while len(waiting) >= 3 * num_workers:
-                yield from _finished(waiting)
-        while waiting:
-            yield from _finished(waiting)
-
-
-def _finished(
-    waiting: dict[Future[list[Encoded]], _PlannedShard],
-) -> Iterator[tuple[_PlannedShard, list[Encoded]]]:
-    for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-        yield waiting.pop(future), future.result()
-
-
-@contextmanager
-def _workers(num_workers: int, tokenizer_path: Path) -> Iterator[ProcessPoolExecutor]:
-    # Not multiprocessing.Pool: it waits for ever for a process that was killed.
-    pool = ProcessPoolExecutor(
-        num_workers, get_context("spawn"), initializer=_start_worker, initargs=(tokenizer_path,)
-    )
-    try:
-        yield pool
-    except BrokenProcessPool as error:
-        raise PartialFailure(
-            "a tokenizing process was killed, perhaps for want of memory; whole shards are kept: "
-            f"run this again, with fewer than {num_workers} processes if memory is short"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_worker_tokenizer: AudioTokenizer
-
-
-def _start_worker(tokenizer_path: Path) -> None:
-    global _worker_tokenizer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    torch.set_num_threads(1)
-    _worker_tokenizer = load_tokenizer(tokenizer_path)
-
-
-def _leave_with_parent() -> None:
-    """A killed parent cannot say goodbye, and its processes would wait for ever."""
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
-
-
-def _encode_in_worker(recordings: Sequence[Recording]) -> list[Encoded]:
-    return encode_recordings(_worker_tokenizer, recordings)
 
 
 @contextmanager
