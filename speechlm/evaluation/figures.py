@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -182,6 +183,9 @@ def _svg(figure: Any, alt: str) -> str:
     svg = written.getvalue()
     svg = svg[svg.index("<svg") :].replace(TEXT_COLOUR, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Ids of several drawings on one page must not meet; clip paths and markers are hashed.
-    svg = re.sub(r'<g id="[a-z]+(_\d+)*">', "<g>", svg)
+    # Several drawings share a page, so the ids of one must not meet another's.
+    own = hashlib.sha256((alt + svg).encode()).hexdigest()[:10]
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(r'\bid="', f'id="{own}-', svg)
+    svg = re.sub(r'(href="|url\()#', rf"\1#{own}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)

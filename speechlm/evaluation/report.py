@@ -186,7 +186,7 @@ def _example(number: int, example: Example) -> str:
     verdict = "understood" if right else f"heard as “{reply.heard}”" if reply.heard else "not heard"
     answers_s = max(len(clip.wave) / clip.sample_rate for clip in example.clips[1:])
     shown = "".join(
-        _clip(clip, answers_s if index else len(clip.wave) / clip.sample_rate)
+        _clip(clip, number, answers_s if index else len(clip.wave) / clip.sample_rate)
         for index, clip in enumerate(example.clips)
     )
     return (
@@ -197,11 +197,11 @@ def _example(number: int, example: Example) -> str:
     )
 
 
-def _clip(clip: Clip, longest_s: float) -> str:
+def _clip(clip: Clip, number: int, longest_s: float) -> str:
     duration_s = len(clip.wave) / clip.sample_rate
     if not len(clip.wave):
         return f"<figure><h4>{escape(clip.title)}</h4><p>no sound at all</p></figure>"
-    alt = f"Spectrogram of {clip.title}, {duration_s:.2f} s"
+    alt = f"Spectrogram of {clip.title}, example {number}, {duration_s:.2f} s"
     heard = "" if clip.heard is None else f"judge: “{clip.heard or 'nothing'}”"
     return (
         f"<figure><h4>{escape(clip.title)}</h4>"
