@@ -17,7 +17,7 @@ TEXT_COLOUR = "#010203"
 """Stands for ``currentColor``, which matplotlib does not know; dark pages need it."""
 ACCENT = "#2f7fd6"
 SECOND = "#d9822b"
-WIDTH_IN = 5.4
+WIDTH_IN = 4.6
 """Width of a chart, inches of 72 px: legible on a phone and two a row on a desk."""
 NUM_MELS = 64
 DYNAMIC_RANGE_DB = 70.0
@@ -43,7 +43,7 @@ def require_matplotlib() -> None:
 def spectrogram(wave: Tensor, sample_rate: int, longest_s: float, alt: str) -> str:
     """Draw float32 [T] as a log-mel spectrogram on a time axis of ``longest_s``."""
     levels_db, edges_hz = _log_mel(wave, sample_rate)
-    figure, axes = _canvas(3.9, 1.75)
+    figure, axes = _canvas(3.3, 1.6)
     axes.set_facecolor("none")
     duration_s = len(wave) / sample_rate
     axes.imshow(
@@ -89,21 +89,21 @@ def training_curve(points: Sequence[Mapping[str, Any]]) -> str:
     """Draw the losses of ``metrics.jsonl``; empty when there are none."""
     series: dict[str, list[tuple[float, float]]] = {}
     for point in points:
-        for name, value in point.items():
-            if name.endswith("loss") and isinstance(value, int | float) and "step" in point:
-                series.setdefault(name, []).append((float(point["step"]), float(value)))
+        if isinstance(point.get("nll"), int | float):
+            label = "validation" if point["split"] == "valid" else "training"
+            series.setdefault(label, []).append((float(point["step"]), float(point["nll"])))
     if not series:
         return ""
-    figure, axes = _canvas(WIDTH_IN, 3.0)
-    for name, values in sorted(series.items()):
-        valid = name.startswith("valid")
+    figure, axes = _canvas(WIDTH_IN, 2.8)
+    for label, values in sorted(series.items()):
+        valid = label == "validation"
         axes.plot(
             *zip(*values, strict=True),
             color=SECOND if valid else ACCENT,
             marker="o" if valid else "",
             markersize=4,
             linewidth=1.5,
-            label="validation" if valid else "training",
+            label=label,
         )
     axes.set_xlabel("step")
     axes.set_ylabel("loss, nats a unit")
@@ -115,7 +115,7 @@ def training_curve(points: Sequence[Mapping[str, Any]]) -> str:
 
 def unit_usage(rows: Sequence[Mapping[str, Any]]) -> str:
     """Draw how often each unit occurs, sorted, a line a codebook."""
-    figure, axes = _canvas(WIDTH_IN, 3.0)
+    figure, axes = _canvas(WIDTH_IN, 2.8)
     for index, row in enumerate(rows):
         counts = torch.tensor(row["counts"], dtype=torch.float64)
         shares = 100 * counts / counts.sum()

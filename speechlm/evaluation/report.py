@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,10 @@ def write_report(config: RunConfig, report: Mapping[str, Any], examples: Sequenc
             note="Half of the questions come from voices that training never heard. Some that "
             "went wrong are among them on purpose, so these are not a fair sample.",
         ),
-        section("Where it goes right and wrong", *_breakdown(report["judge"])),
+        section(
+            "Where it goes right and wrong",
+            f'<div class="tables">{"".join(_breakdown(report["judge"]))}</div>',
+        ),
         section("How it came about", _charts(config, report)),
         section("All figures", *_tables(report)),
         section("How to reproduce this", *_reproduction(config, report)),
@@ -164,7 +168,7 @@ def _head_figures(report: Mapping[str, Any]) -> str:
 
 def _left_out(judge: Mapping[str, Any]) -> str:
     if not judge["left_out"]:
-        return '<p class="note">The judge hears every original recording right.</p>'
+        return '<p class="note">The judge hears every one of these recorded answers right.</p>'
     words = ", ".join(
         f"“{escape(row['expected'])}” (heard as “{escape(row['heard'])}”)"
         for row in judge["left_out"]
@@ -264,9 +268,12 @@ def _charts(config: RunConfig, report: Mapping[str, Any]) -> str:
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    """The lines of training's records; a line that a kill cut short is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def _tables(report: Mapping[str, Any]) -> Iterator[str]:

@@ -65,8 +65,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         config.bundle_path
     )
     config.train_path.mkdir()
-    metrics = [{"step": step, "train/loss": 5.0 / step, "valid/loss": 6.0} for step in (1, 2, 3)]
-    (config.train_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, metrics)) + "\n")
+    metrics = [
+        {"split": split, "step": step, "nll": nll}
+        for step in (1, 2, 3)
+        for split, nll in (("train", 5.0 / step), ("valid", 6.0))
+    ]
+    (config.train_path / "metrics.jsonl").write_text(
+        "\n".join(map(json.dumps, metrics)) + '\n{"spl'
+    )
     (output / "seconds.json").write_text('{"corpus": 3.5, "train": 60.25, "evaluate": 1.0}')
     return config
 
@@ -173,7 +179,8 @@ def test_each_example_has_players_and_spectrograms(page: Page) -> None:
     assert all((attrs["src"] or "").startswith("data:audio/flac;base64,Zkxh") for attrs in players)
     labels = [attrs.get("aria-label") or "" for tag, attrs in page.tags if tag == "svg"]
     assert sum(label.startswith("Spectrogram of ") for label in labels) == len(players)
-    for start in ("Training curve", "Use of units", "Time of each stage"):
+    assert "Training curve: training ends at 1.667; validation ends at 6.000" in labels
+    for start in ("Use of units", "Time of each stage"):
         assert any(label.startswith(start) for label in labels)
 
 
