@@ -70,9 +70,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         for step in (1, 2, 3)
         for split, nll in (("train", 5.0 / step), ("valid", 6.0))
     ]
-    (config.train_path / "metrics.jsonl").write_text(
-        "\n".join(map(json.dumps, metrics)) + '\n{"spl'
-    )
+    lines = [*map(json.dumps, metrics), '{"split": "tr']  # cut short by a kill
+    (config.train_path / "metrics.jsonl").write_text("\n".join(lines))
     (output / "seconds.json").write_text('{"corpus": 3.5, "train": 60.25, "evaluate": 1.0}')
     return config
 
