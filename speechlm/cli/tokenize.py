@@ -20,7 +20,7 @@ EXAMPLES = (
     ),
     (
         "speechlm tokenize big.jsonl --tokenizer bundle/ -o runs/big --shard 3/64",
-        "one of 64 parts (0/64 to 63/64), each on its own machine",
+        "the third of 64 parts, each on its own machine, all into one folder",
     ),
 )
 SECTIONS = ("tokenize", "corpus", "tokenizer")
@@ -38,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--shard",
         type=shard,
         metavar="I/N",
-        help="do only one of N parts of the corpus, 0/N to N-1/N, all into one folder",
+        help="do only the I-th of N parts of the corpus, 1/N to N/N",
     )
     parser.add_argument(
         "--keep-going",
@@ -50,8 +50,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def shard(text: str) -> tuple[int, int]:
     """Read ``3/64``."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or int(match[1]) >= int(match[2]):
-        raise ArgumentTypeError(f"expected I/N with 0 <= I < N, e.g. 3/64, got {text!r}")
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ArgumentTypeError(f"expected I/N with 1 <= I <= N, e.g. 3/64, got {text!r}")
     return int(match[1]), int(match[2])
 
 

@@ -73,14 +73,14 @@ def test_tokenize_takes_a_tokenizer_and_a_shard() -> None:
     assert args.keep_going
 
 
-@pytest.mark.parametrize("shard", ["4/4", "5/4", "1", "a/b", "0/0", "-1/2"])
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "1", "a/b", "0/0", "-1/2"])
 def test_a_shard_that_does_not_exist_is_refused(
     shard: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         read(tokenize, f"--shard={shard}")
     assert stop.value.code == 2
-    assert "expected I/N with 0 <= I < N" in capsys.readouterr().err
+    assert "expected I/N with 1 <= I <= N" in capsys.readouterr().err
 
 
 def test_every_command_of_a_run_takes_its_words() -> None:
