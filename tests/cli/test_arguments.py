@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -89,7 +89,15 @@ def test_every_command_of_a_run_takes_its_words() -> None:
     assert parser.parse_intermixed_args(["a", "-o", "b", "c=d"]).words == ["a", "c=d"]
 
 
+@dataclass
+class Example:
+    """Some settings."""
+
+    said: int = 1
+    """What it is,
+    on two lines."""
+    unsaid: int = 2
+
+
 def test_docstrings_of_fields_are_read_from_the_source() -> None:
-    described = field_docstrings(TrainConfig)
-    assert described["batch_units"] == "LM positions a step on each process, padding included."
-    assert "max_steps" not in described
+    assert field_docstrings(Example) == {"said": "What it is,\non two lines."}
