@@ -54,7 +54,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return self.weight * (wide * scale).to(x.dtype)
+        # One cast here rather than one in each projection that reads it.
+        return (self.weight * (wide * scale).to(x.dtype)).to(_compute_dtype(x))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -96,11 +97,9 @@ class Attention(nn.Module):
         if self.group_size > 1:
             k = k.repeat_interleave(self.group_size, dim=1)
             v = v.repeat_interleave(self.group_size, dim=1)
-        # No dropout on attention: the fast kernels for CPU have none.
-        attended = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=context.mask, is_causal=context.mask is None
+        output: Tensor = self.o_proj(
+            rearrange(_attend(q, k, v, context.mask), "b h s d -> b s (h d)")
         )
-        output: Tensor = self.o_proj(rearrange(attended, "b h s d -> b s (h d)"))
         return output
 
 
@@ -136,7 +135,7 @@ class DecoderLayer(nn.Module):
         return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return _dropout(x, self.dropout) if self.training else x
 
 
 class DecoderStack(nn.Module):
@@ -208,7 +207,8 @@ class Decoder(nn.Module):
             InputError: More positions than ``config.max_positions`` or the cache's capacity.
         """
         context = self._context(ids, segment_ids, cache)
-        x = F.dropout(self.model.embed_tokens(ids), self.config.dropout, self.training)
+        x = self.model.embed_tokens(ids)
+        x = _dropout(x, self.config.dropout) if self.training else x
         last = len(self.model.layers) - 1
         for index, layer in enumerate(self.model.layers):
             # After the last attention only what is asked for goes on.
@@ -294,12 +294,7 @@ class Decoder(nn.Module):
         half = torch.arange(0, self.config.head_dim, 2, device=ids.device).float()
         frequencies = 1.0 / self.config.rope_theta ** (half / self.config.head_dim)
         angles = positions[:, None, :, None].float() * frequencies
-        kind = ids.device.type
-        dtype = (
-            torch.get_autocast_dtype(kind)
-            if torch.is_autocast_enabled(kind)
-            else self.model.embed_tokens.weight.dtype
-        )
+        dtype = _compute_dtype(self.model.embed_tokens.weight)
         return _Context(
             cos=angles.cos().to(dtype),
             sin=angles.sin().to(dtype),
@@ -316,3 +311,34 @@ def _rotate(x: Tensor, context: _Context) -> Tensor:
     turned_first = torch.addcmul(first * cos, second, sin, value=-1)
     turned_second = torch.addcmul(second * cos, first, sin)
     return torch.cat([turned_first, turned_second], dim=-1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention, float [B, heads, S, head_dim], without dropout: CPU kernels have none."""
+    if q.device.type == "cpu" and q.dtype != torch.float32:
+        # The kernel's backward pass takes half as long in float32 as in bfloat16.
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(
+                q.float(), k.float(), v.float(), attn_mask=mask, is_causal=mask is None
+            ).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+
+def _dropout(x: Tensor, probability: float) -> Tensor:
+    """Zero a share of ``x`` and scale up the rest."""
+    if probability == 0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, probability)
+    # torch draws on one thread, some 6 ns a number: 16 random bits are enough for each, and
+    # four such come from one draw.
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+    dropped = bits < round(probability * 2**16) - 2**15
+    return torch.where(dropped, 0.0, x / (1 - probability))
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """What matrix products of ``x`` are computed in."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

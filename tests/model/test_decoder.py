@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from speechlm.config import ModelConfig
 from speechlm.errors import InputError
-from speechlm.model.decoder import INIT_STD, Decoder, DecoderConfig
+from speechlm.model.decoder import INIT_STD, Decoder, DecoderConfig, _dropout
 
 VOCAB_SIZE = 37
 
@@ -139,6 +139,31 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(decoder(ids), decoder(ids))
     decoder.train()
     assert not torch.equal(decoder(ids), decoder(ids))
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 0.9])
+def test_dropout_zeroes_its_share_and_keeps_the_mean(probability: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(401, 251, requires_grad=True)
+    dropped = _dropout(x, probability)
+    assert (dropped == 0).float().mean().item() == pytest.approx(probability, abs=0.01)
+    assert dropped.max().item() == pytest.approx(1 / (1 - probability))
+    dropped.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, dropped.detach())
+    if probability:
+        assert not torch.equal(_dropout(x, probability), dropped)
+
+
+def test_bfloat16_autocast_gives_nearly_the_same_logits() -> None:
+    decoder = small_decoder()
+    ids = random_ids(2, 20)
+    with torch.inference_mode():
+        expected = decoder(ids)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = decoder(ids)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 def test_similar_units_start_with_similar_embeddings() -> None:
