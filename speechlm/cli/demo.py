@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -90,7 +91,7 @@ def run_stage(stage: Stage, config: RunConfig) -> None:
     start = time.monotonic()
     code = FAILED
     try:
-        code = subprocess.run(stage.command, check=False).returncode
+        code = execute(stage.command)
     finally:
         spent_s += time.monotonic() - start
         # A stage that changes makes those after it stale.
@@ -102,6 +103,19 @@ def run_stage(stage: Stage, config: RunConfig) -> None:
     if code:
         raise failure(stage, code)
     print(f"{stage.name}: {spent_s:.0f} s", flush=True)
+
+
+def execute(command: list[str]) -> int:
+    """Run a command and give its exit code; one that is stopped may finish what it is at."""
+    with subprocess.Popen(command) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal has sent it to the command too
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def product(stage: str, config: RunConfig) -> Path:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,14 +25,14 @@ Ran = list[list[str]]
 def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ran:
     """Stand in for the commands: note each and leave what it would."""
     commands: Ran = []
-    monkeypatch.setattr(demo.subprocess, "run", worker(commands, tmp_path))
+    monkeypatch.setattr(demo, "execute", worker(commands, tmp_path))
     return commands
 
 
 def worker(
     commands: Ran, output: Path, fails: dict[str, int] | None = None
-) -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    def run(command: list[str], check: bool) -> subprocess.CompletedProcess[bytes]:
+) -> Callable[[list[str]], int]:
+    def run(command: list[str]) -> int:
         stage = command[len(demo.program())]
         commands.append(command)
         code = (fails or {}).get(stage, 0)
@@ -37,7 +41,7 @@ def worker(
             product = demo.product(stage, config)
             product.parent.mkdir(parents=True, exist_ok=True)
             product.touch()
-        return subprocess.CompletedProcess(command, code)
+        return code
 
     return run
 
@@ -107,14 +111,14 @@ def test_a_failed_command_stops_it_and_a_rerun_goes_on_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ran: Ran = []
-    monkeypatch.setattr(demo.subprocess, "run", worker(ran, tmp_path, {"train": code}))
+    monkeypatch.setattr(demo, "execute", worker(ran, tmp_path, {"train": code}))
     assert main(["demo", f"output={tmp_path}"]) == expected
     assert stages(ran) == ["corpus", "fit", "tokenize", "train"]
     assert f"'speechlm train' ended with exit code {code}" in capsys.readouterr().err
     assert "train" not in read_json(tmp_path / "seconds.json")
 
     ran.clear()
-    monkeypatch.setattr(demo.subprocess, "run", worker(ran, tmp_path))
+    monkeypatch.setattr(demo, "execute", worker(ran, tmp_path))
     assert main(["demo", f"output={tmp_path}"]) == 0
     assert stages(ran) == ["train", "evaluate"]
 
@@ -130,3 +134,34 @@ def test_a_typo_is_found_before_anything_runs(
 def test_short_takes_the_short_preset(ran: Ran, tmp_path: Path) -> None:
     main(["demo", "--short", f"output={tmp_path}"])
     assert all(Path(command[-2]).name == "demo-short.yaml" for command in ran)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=lambda stop: stop.name)
+def test_a_command_that_is_stopped_may_finish_what_it_is_at(
+    stop: signal.Signals, tmp_path: Path
+) -> None:
+    child = (
+        "import pathlib, signal, sys, time\n"
+        "def end(*_):\n"
+        "    time.sleep(1)\n"
+        "    pathlib.Path(sys.argv[1]).touch()\n"
+        "    sys.exit(1)\n"
+        "signal.signal(signal.SIGINT, end)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "pathlib.Path(sys.argv[2]).touch()\n"
+        "time.sleep(60)\n"
+    )
+    saved, started = tmp_path / "saved", tmp_path / "started"
+    command = [sys.executable, "-c", child, str(saved), str(started)]
+    parent = f"from speechlm.cli.demo import execute; execute({command!r})"
+    process = subprocess.Popen(
+        [sys.executable, "-c", parent], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not started.exists():
+        time.sleep(0.01)
+    if stop == signal.SIGINT:
+        os.killpg(process.pid, stop)  # as a terminal does
+    else:
+        process.send_signal(stop)
+    process.wait(timeout=60)
+    assert saved.exists()
