@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -129,6 +130,21 @@ def test_another_setting_or_store_is_refused(begun: Path) -> None:
     write_toy_store(begun / "units", seed=1)
     with pytest.raises(FingerprintError, match=r"'units-\w+', but 'units-\w+'"):
         train(config_of(begun))
+
+
+def test_a_full_disk_ends_it_in_one_line_and_a_rerun_goes_on(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "units", tmp_path / "units")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A checkpoint's largest file is larger than this, and nothing else is.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(PartialFailure, match="run the same command again to go on"):
+            train(config_of(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "train" / "checkpoints" / "step_5").exists()
+    train(config_of(tmp_path))
+    assert losses(tmp_path) == losses(whole)
 
 
 def test_a_broken_checkpoint_is_named(begun: Path) -> None:
