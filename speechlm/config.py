@@ -123,6 +123,8 @@ class TrainConfig:
     """LM positions a batch on each process, padding included."""
     gradient_accumulation: int = 1
     """Batches a step on each process."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``muon``: Muon for the matrices inside layers, AdamW for the rest; fewer steps."""
     learning_rate: float = 1e-3
     min_learning_rate: float = 1e-5
     warmup_steps: int = 100

@@ -65,7 +65,7 @@ def check_tokenizer_stream(tokenizer: AudioTokenizer, wave: Tensor, chunk: int) 
     stream = tokenizer.stream()
     parts: list[Tensor] = []
     heard = given = 0
-    for piece in wave.split(chunk):
+    for piece in torch.split(wave, chunk):
         parts.append(stream.push(piece))
         heard += len(piece)
         given += parts[-1].shape[1]
@@ -124,7 +124,7 @@ def check_vocoder_stream(vocoder: Vocoder, units: Units, chunk: int) -> None:
     stream = vocoder.stream()
     parts: list[Tensor] = []
     taken = given = 0
-    for piece in units.expand().codes.split(chunk, dim=1):
+    for piece in torch.split(units.expand().codes, chunk, dim=1):
         parts.append(stream.push(piece))
         taken += piece.shape[1]
         given += len(parts[-1])

@@ -210,11 +210,18 @@ def _reply(
 def _render(
     model: SpeechLM, judge: GrammarJudge, units: Sequence[Units], clock: Clock
 ) -> list[Heard]:
+    # A model that knows an answer recites it unit for unit: such answers are rendered once.
+    different = {one.codes.numpy().tobytes(): one for one in units}
     with clock.measure("vocode"):
-        waves = model.vocoder.decode(units)
+        waves = model.vocoder.decode(list(different.values()))
     clock.audio_s["vocode"] += sum(len(wave) for wave in waves) / model.vocoder.sample_rate
-    heard = [Heard(wave=wave, units=one) for wave, one in zip(waves, units, strict=True)]
-    return _listen(judge, heard, model.vocoder.sample_rate, clock)
+    clips = [
+        Heard(wave=wave, units=one) for wave, one in zip(waves, different.values(), strict=True)
+    ]
+    heard = dict(
+        zip(different, _listen(judge, clips, model.vocoder.sample_rate, clock), strict=True)
+    )
+    return [heard[one.codes.numpy().tobytes()] for one in units]
 
 
 def _listen(judge: GrammarJudge, clips: list[Heard], sample_rate: int, clock: Clock) -> list[Heard]:

@@ -70,7 +70,7 @@ def spectrogram(wave: Tensor, sample_rate: int, longest_s: float, alt: str) -> s
 
 def _log_mel(wave: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:
     """Levels float32 [NUM_MELS, frames] in dB below the loudest, and the bands' centres, Hz."""
-    from torchaudio.functional import melscale_fbanks  # type: ignore[import-untyped]
+    from torchaudio.functional import melscale_fbanks
 
     window = sample_rate // 40
     # torch.stft needs one window at least, and an empty answer is drawn too.

@@ -93,7 +93,7 @@ class GrammarJudge:
 def _decoder(words: tuple[str, ...]) -> Any:
     """One recogniser for each grammar and process."""
     try:
-        import pocketsphinx  # type: ignore[import-untyped]
+        import pocketsphinx
     except ImportError as error:
         raise PluginError(
             "the judge needs the package pocketsphinx; run pip install 'speechlm[evaluate]'"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 from torch import Tensor
 
 

@@ -25,6 +25,9 @@ from speechlm.errors import InputError
 from speechlm.model.cache import KVCache
 
 INIT_STD = 0.02
+ACOUSTIC_STD = 0.2
+"""Of unit embeddings that start from what units sound like, where they are not the head too:
+large beside a step of the optimizer, or training would soon undo their order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,10 +259,11 @@ class Decoder(nn.Module):
         projection = torch.randn(features.shape[1], self.config.model_dim, generator=generator)
         centred = features.float().cpu() - features.float().cpu().mean(dim=0)
         embedded = centred @ projection
-        embedded = embedded * (INIT_STD / embedded.std().clamp_min(1e-12))
-        self.model.embed_tokens.weight[-len(features) :] = embedded.to(
-            self.model.embed_tokens.weight
-        )
+        std = INIT_STD if self.config.tie_embeddings else ACOUSTIC_STD
+        embedded = embedded * (std / embedded.std().clamp_min(1e-12))
+        weight = self.model.embed_tokens.weight
+        weight.mul_(std / INIT_STD)  # so that controls weigh what units weigh
+        weight[-len(features) :] = embedded.to(weight)
 
     def _context(self, ids: Tensor, segment_ids: Tensor | None, cache: KVCache | None) -> _Context:
         count = ids.shape[1]

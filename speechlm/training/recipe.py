@@ -19,6 +19,7 @@ from fairseq2.evaluator import EvalUnit
 from fairseq2.metrics import Mean, MetricBag, Sum
 from fairseq2.metrics.recorders import MetricRecorder
 from fairseq2.recipe import Recipe, RecipeContext
+from fairseq2.recipe.component import register_component
 from fairseq2.recipe.config import (
     AdamWConfig,
     AdamWGroupConfig,
@@ -31,19 +32,23 @@ from fairseq2.recipe.config import (
     MixedPrecisionConfig,
     ModelSection,
     OptimizerSection,
+    ParameterGroupConfig,
     RegimeSection,
     TensorBoardConfig,
     TrainerSection,
 )
+from fairseq2.recipe.optim import prepare_parameter_groups
 from fairseq2.runtime.dependency import DependencyContainer, DependencyResolver
 from fairseq2.task import Task
 from fairseq2.trainer import Trainer, TrainUnit
 from torch import Tensor
 from torch.nn import Module
+from torch.optim import Optimizer
 
-from speechlm.config import RunConfig
+from speechlm.config import RunConfig, TrainConfig
 from speechlm.model.decoder import Decoder, DecoderConfig
 from speechlm.training.batches import UnitBatch
+from speechlm.training.muon import MuonAdamW
 from speechlm.training.objectives import Objective, next_unit_objective
 from speechlm.training.reader import TrainReader, ValidReader
 from speechlm.training.recorder import RunRecorder
@@ -51,6 +56,27 @@ from speechlm.training.sequences import SequenceSet
 
 FAMILY = "speechlm-decoder"
 ARCHITECTURE = "this-run"
+MUON = "muon-adamw"
+NORMS = r".*norm\.weight$"
+LAYER_MATRICES = r".*layers\..*_proj\.weight$"
+
+
+@dataclass(kw_only=True)
+class MuonGroupConfig(ParameterGroupConfig):
+    """What differs in a group of parameters."""
+
+    muon: bool = False
+    weight_decay: float = 0.0
+
+
+@dataclass(kw_only=True)
+class MuonConfig:
+    """Settings of :class:`MuonAdamW`."""
+
+    lr: float
+    betas: tuple[float, float]
+    weight_decay: float
+    groups: list[MuonGroupConfig]
 
 
 @dataclass(kw_only=True)
@@ -72,15 +98,7 @@ def recipe_settings(config: RunConfig, dtype: torch.dtype) -> RecipeSettings:
     warmup = min(train.warmup_steps, train.max_steps - 1)
     return RecipeSettings(
         model=ModelSection(family=FAMILY, arch=ARCHITECTURE),
-        optimizer=OptimizerSection(
-            config=AdamWConfig(
-                lr=train.learning_rate,
-                betas=train.betas,
-                weight_decay=train.weight_decay,
-                impl="fused",
-                groups=[AdamWGroupConfig(params=r".*norm\.weight$", weight_decay=0.0)],
-            )
-        ),
+        optimizer=_optimizer_section(train),
         lr_scheduler=LRSchedulerSection(
             config=CosineAnnealingLRConfig(
                 cycle_len=train.max_steps - warmup,
@@ -110,6 +128,41 @@ def recipe_settings(config: RunConfig, dtype: torch.dtype) -> RecipeSettings:
             no_sweep_dir=True,
             metric_recorders=MetricRecordersConfig(tensorboard=TensorBoardConfig(enabled=False)),
         ),
+    )
+
+
+def _optimizer_section(train: TrainConfig) -> OptimizerSection:
+    if train.optimizer == "adamw":
+        return OptimizerSection(
+            config=AdamWConfig(
+                lr=train.learning_rate,
+                betas=train.betas,
+                weight_decay=train.weight_decay,
+                impl="fused",
+                groups=[AdamWGroupConfig(params=NORMS, weight_decay=0.0)],
+            )
+        )
+    return OptimizerSection(
+        name=MUON,
+        config=MuonConfig(
+            lr=train.learning_rate,
+            betas=train.betas,
+            weight_decay=train.weight_decay,
+            groups=[
+                MuonGroupConfig(params=NORMS),
+                MuonGroupConfig(params=LAYER_MATRICES, muon=True, weight_decay=train.weight_decay),
+            ],
+        ),
+    )
+
+
+def _create_muon(resolver: DependencyResolver, config: MuonConfig) -> MuonAdamW:
+    groups = prepare_parameter_groups(resolver.resolve(Module), config.groups)
+    return MuonAdamW(
+        cast(list[dict[str, object]], groups),
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
     )
 
 
@@ -155,6 +208,9 @@ class UnitLMRecipe(Recipe):
         logging.getLogger().handlers[:] = [logging.NullHandler()]
         register_model_family(
             container, FAMILY, kls=Decoder, config_kls=DecoderConfig, factory=Decoder
+        )
+        register_component(
+            container, Optimizer, name=MUON, config_kls=MuonConfig, factory=_create_muon
         )
         shape = DecoderConfig.of(self._config.model, self._train.vocabulary.size)
         container.register_instance(DecoderConfig, shape, key=ARCHITECTURE)

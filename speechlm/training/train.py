@@ -163,7 +163,7 @@ def import_fairseq2() -> None:
     It asks the loader for ``libsndfile.so.1``; the soundfile wheel carries one of that name,
     and once a library of a name is loaded, the loader gives that one.
     """
-    import soundfile  # type: ignore[import-untyped]
+    import soundfile
 
     # Where the wheel carries none, soundfile found the system's, and so does fairseq2.
     for library in Path(soundfile.__file__).parent.glob("_soundfile_data/libsndfile*.so"):

@@ -22,7 +22,7 @@ def assign(features: Tensor, centroids: Tensor) -> Tensor:
     norms = centroids.square().sum(dim=1)
     blocks = [
         torch.addmm(norms, block, centroids.T, alpha=-2).argmin(dim=1)
-        for block in features.split(BLOCK)
+        for block in torch.split(features, BLOCK)
     ]
     return torch.cat(blocks) if blocks else torch.zeros(0, dtype=torch.int64)
 

@@ -43,15 +43,18 @@ class LogMelKMeansConfig:
     num_units: int = 1000
     """Centroids."""
     num_mels: int = 80
-    num_cepstra: int = 20
+    num_cepstra: int = 13
     """Coefficients of each 10 ms spectrum that are compared, of ``num_mels``."""
-    normalisation_s: float = 1.0
+    whitening: float = 0.7
+    """0 compares cepstra as they are, 1 divides each by its standard deviation: what sounds
+    differ in is then not drowned by loudness and tilt, which vary most."""
+    normalisation_s: float = 0.4
     """Seconds of speech that the corpus' mean counts for against the voice heard so far."""
     context: int = 2
     """Neighbouring units on each side that the least-squares map to log-mels sees."""
     fit_frames: int = 300_000
     """Most frames kept in memory to fit on; recordings beyond them are sampled."""
-    iterations: int = 20
+    iterations: int = 10
     """Passes of k-means over the kept frames."""
 
     def __post_init__(self) -> None:
@@ -125,7 +128,7 @@ class LogMelKMeans:
 
     def _encode_one(self, wave: Tensor) -> Tensor:
         stream = self.stream()
-        parts = [stream.push(block) for block in wave.split(BLOCK_SAMPLES)]
+        parts = [stream.push(block) for block in torch.split(wave, BLOCK_SAMPLES)]
         return torch.cat([*parts, stream.finish()], dim=1)
 
     def stream(self) -> LogMelKMeansStream:
@@ -133,7 +136,7 @@ class LogMelKMeans:
 
     def quantize(self, features: Tensor) -> Tensor:
         """Nearest centroid of each frame, float64 [F, D] to int64 [F]."""
-        return assign(features, self._centroids)
+        return assign(features * self._tensors["scale"], self._centroids)
 
     def save(self, folder: Path) -> None:
         save_part(folder, KIND, asdict(self.config), self._tensors)
@@ -178,6 +181,8 @@ class LogMelKMeans:
         for part, energy in zip(cepstra, energies, strict=True):
             normalised, _ = frontend.normalise(part, energy, frontend.initial_state(prior))
             features.append(normalised)
+        scale = torch.cat(features).std(dim=0) ** -config.whitening
+        features = [part * scale for part in features]
         centroids = fit_kmeans(
             torch.cat(features).float(), config.num_units, config.iterations, generator
         )
@@ -187,6 +192,7 @@ class LogMelKMeans:
         context_map = _fit_context_map(stacked, codes, unit_mels, config.context)
         tensors = {
             "centroids": centroids,
+            "scale": scale,
             "unit_mels": unit_mels.float(),
             "context_map": context_map.float(),
             "prior_mean": prior["mean"],
@@ -264,11 +270,12 @@ class _Frontend:
     def __init__(self, config: LogMelKMeansConfig) -> None:
         self.config = config
         bins = LogMelKMeans.fft_size // 2 + 1
-        self.filters = torchaudio.functional.melscale_fbanks(
+        filters: Tensor = torchaudio.functional.melscale_fbanks(
             bins, 40.0, 7800.0, config.num_mels, LogMelKMeans.sample_rate, norm=None
-        ).double()
+        )
+        self.filters = filters.double()
         self._window = torch.hann_window(LogMelKMeans.window, dtype=torch.float64)
-        dct = torchaudio.functional.create_dct(config.num_cepstra, config.num_mels, "ortho")
+        dct: Tensor = torchaudio.functional.create_dct(config.num_cepstra, config.num_mels, "ortho")
         self._dct = dct.double()
 
     def log_mels_of_whole(self, wave: Tensor) -> Tensor:
@@ -402,4 +409,5 @@ def _fit_context_map(
             gram += rows.T @ rows
             cross += rows.T @ target
     ridge = 1e-3 * gram.diagonal().mean() * torch.eye(width, dtype=torch.float64)
-    return torch.linalg.solve(gram + ridge, cross)
+    solution: Tensor = torch.linalg.solve(gram + ridge, cross)
+    return solution
