@@ -82,6 +82,8 @@ class MuonAdamW(AdamW):
         gradient = cast(Tensor, parameter.grad)
         state = self.state[parameter]
         if "momentum" not in state:
+            # AdamW, when it loads a state, expects a count of steps in every parameter's.
+            state["step"] = torch.tensor(0.0)
             state["momentum"] = torch.zeros_like(parameter)
         momentum: Tensor = state["momentum"]
         momentum.lerp_(gradient, 1 - MOMENTUM)

@@ -31,6 +31,7 @@ SMALL = [
     *("train.batch_units=256", "train.max_steps=30", "train.warmup_steps=3"),
     *("train.validate_every=15", "train.checkpoint_every=5", "train.report_every=10"),
     *("train.unit_dropout=0.1", "train.loss_on=all", "train.learning_rate=0.01"),
+    "train.optimizer=muon",
 ]
 
 
@@ -93,6 +94,15 @@ def test_it_learns_and_saves_what_it_learnt(whole: Path) -> None:
     assert checkpoints == ["step_25", "step_30"]
 
 
+def test_adamw_learns_too_and_otherwise(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "units", tmp_path / "units")
+    train(config_of(tmp_path, "train.optimizer=adamw"))
+    values = losses(tmp_path)
+    assert values["valid", 30][0] < 0.8 * values["train", 1][0]
+    assert values["train", 1] == losses(whole)["train", 1]
+    assert values["train", 2] != losses(whole)["train", 2]
+
+
 def test_killed_and_rerun_it_has_the_same_losses(whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "units", tmp_path / "units")
     # Once between two checkpoints, and once when a step that is to be saved is on record.
@@ -136,7 +146,7 @@ def test_a_full_disk_ends_it_in_one_line_and_a_rerun_goes_on(whole: Path, tmp_pa
     shutil.copytree(whole / "units", tmp_path / "units")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # A checkpoint's largest file is larger than this, and nothing else is.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
     try:
         with pytest.raises(PartialFailure, match="run the same command again to go on"):
             train(config_of(tmp_path))
