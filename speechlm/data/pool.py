@@ -57,10 +57,11 @@ def encode_chunks(
         finally:
             torch.set_num_threads(threads)
         return
-    with _workers(num_workers, tokenizer_path) as pool:
-        waiting: dict[Future[list[Encoded]], K] = {}
+    with _workers(num_workers, tokenizer_path) as pools:
+        waiting: dict[Future[list[Encoded]], tuple[K, ProcessPoolExecutor]] = {}
         for key, recordings in chunks:
-            waiting[pool.submit(_encode_in_worker, recordings)] = key
+            pool = _least_busy(pools, [busy for _, busy in waiting.values()])
+            waiting[pool.submit(_encode_in_worker, recordings)] = (key, pool)
             # A bounded queue: recordings are pickled when submitted.
             while len(waiting) >= 3 * num_workers:
                 yield from _finished(waiting)
@@ -68,26 +69,42 @@ def encode_chunks(
             yield from _finished(waiting)
 
 
-def _finished(waiting: dict[Future[list[Encoded]], K]) -> Iterator[tuple[K, list[Encoded]]]:
+def _least_busy(
+    pools: Sequence[ProcessPoolExecutor], busy: Sequence[ProcessPoolExecutor]
+) -> ProcessPoolExecutor:
+    return min(pools, key=lambda pool: sum(each is pool for each in busy))
+
+
+def _finished(
+    waiting: dict[Future[list[Encoded]], tuple[K, ProcessPoolExecutor]],
+) -> Iterator[tuple[K, list[Encoded]]]:
     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-        yield waiting.pop(future), future.result()
+        yield waiting.pop(future)[0], future.result()
 
 
 @contextmanager
-def _workers(num_workers: int, tokenizer_path: Path) -> Iterator[ProcessPoolExecutor]:
-    # Not multiprocessing.Pool: it waits for ever for a process that was killed.
-    pool = ProcessPoolExecutor(
-        num_workers, get_context("spawn"), initializer=_start_worker, initargs=(tokenizer_path,)
-    )
+def _workers(num_workers: int, tokenizer_path: Path) -> Iterator[list[ProcessPoolExecutor]]:
+    # Not multiprocessing.Pool: it waits for ever for a process that was killed. So does one
+    # executor of several, now and then, when a process is killed while another is started
+    # (CPython 3.11.7: 5 of 60 tries); an executor of one process never starts another.
+    pools = [
+        ProcessPoolExecutor(
+            1, get_context("spawn"), initializer=_start_worker, initargs=(tokenizer_path,)
+        )
+        for _ in range(num_workers)
+    ]
     try:
-        yield pool
+        yield pools
     except BrokenProcessPool as error:
         raise PartialFailure(
             "a tokenizing process was killed, perhaps for want of memory; whole shards are kept: "
             f"run this again, with fewer than {num_workers} processes if memory is short"
         ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(wait=True)
 
 
 _worker_tokenizer: AudioTokenizer
