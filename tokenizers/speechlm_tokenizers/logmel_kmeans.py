@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-import torch.nn.functional as F
-import torchaudio.functional
 from torch import Tensor
 
 from speechlm.config import build
 from speechlm.errors import ConfigError, CorpusError
 from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.units import Units
+from speechlm_tokenizers import logmel
 from speechlm_tokenizers.kmeans import assign, fit_kmeans
+from speechlm_tokenizers.logmel import Frontend, NormalisationState, stack_frames
 
 KIND = "logmel-kmeans"
 BLOCK_SAMPLES = 60 * 16_000
@@ -69,18 +69,15 @@ class LogMelKMeansConfig:
 class LogMelKMeans:
     """Log-mel frames at 50 Hz by k-means; fits on any corpus in seconds, streams exactly."""
 
-    sample_rate = 16_000
-    mel_hop = 160
-    """Samples between two log-mel spectra."""
-    window = 400
-    """Samples a spectrum sees."""
-    fft_size = 512
-    stack = 2
-    """Spectra a unit."""
+    sample_rate = logmel.SAMPLE_RATE
+    mel_hop = logmel.MEL_HOP
+    window = logmel.WINDOW
+    fft_size = logmel.FFT_SIZE
+    stack = logmel.STACK
     hop_length = stack * mel_hop
     frame_rate = sample_rate / hop_length
     num_codebooks = 1
-    lookahead = (window - mel_hop) // 2
+    lookahead = logmel.LOOKAHEAD
     streaming: Literal["exact"] = "exact"
 
     def __init__(self, config: LogMelKMeansConfig, tensors: Mapping[str, Tensor]) -> None:
@@ -88,7 +85,7 @@ class LogMelKMeans:
         self._tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         self.fingerprint = fingerprint(KIND, asdict(config), self._tensors)
         self.vocab_size = config.num_units
-        self._frontend = _Frontend(config)
+        self._frontend = Frontend(config.num_mels, config.num_cepstra, config.normalisation_s)
         self._centroids = self._tensors["centroids"].double()
 
     @property
@@ -160,7 +157,7 @@ class LogMelKMeans:
             CorpusError: The corpus has fewer frames than there are units to fit.
         """
         config = build(LogMelKMeansConfig, options, "tokenizer.options")
-        frontend = _Frontend(config)
+        frontend = Frontend(config.num_mels, config.num_cepstra, config.normalisation_s)
         generator = torch.Generator().manual_seed(seed)
         sample = _sample_recordings(
             (frontend.log_mels_of_whole(wave) for wave in waves), config.fit_frames, generator
@@ -187,7 +184,7 @@ class LogMelKMeans:
             torch.cat(features).float(), config.num_units, config.iterations, generator
         )
         codes = [assign(part, centroids.double()) for part in features]
-        stacked = [_stack(mels, cls.stack) for mels in sample]
+        stacked = [stack_frames(mels, cls.stack) for mels in sample]
         unit_mels = _means(torch.cat(stacked), torch.cat(codes), config.num_units)
         context_map = _fit_context_map(stacked, codes, unit_mels, config.context)
         tensors = {
@@ -200,7 +197,7 @@ class LogMelKMeans:
         }
         return cls(config, tensors)
 
-    def initial_state(self) -> _NormalisationState:
+    def initial_state(self) -> NormalisationState:
         """The state that a recording's normalisation starts from."""
         prior = {"mean": self._tensors["prior_mean"], "peak": self._tensors["prior_peak"][0]}
         return self._frontend.initial_state(prior)
@@ -245,100 +242,8 @@ class LogMelKMeansStream:
         return self._tokenizer.quantize(features)[None]
 
 
-@dataclass(frozen=True, slots=True)
-class _NormalisationState:
-    """What a recording has shown so far of its voice and channel."""
-
-    total: Tensor
-    """Sum of speech cepstra, the prior's included, float64 [num_cepstra]."""
-    count: Tensor
-    """Frames in ``total``, float64 []."""
-    peak: Tensor
-    """Loudest energy so far, float64 []."""
-
-
-class _Frontend:
-    """Waveform to normalised cepstra; stateless, float64."""
-
-    SPEECH_RANGE = 3.5
-    """Frames within this of the peak, in nepers of amplitude (30 dB), count as speech."""
-    START_BELOW_PEAK = 2.0
-    """How far below the corpus' mean peak a recording's peak starts, nepers."""
-    FLOOR = 1e-4
-    """Added to mel magnitudes before the logarithm; about a 16-bit file's own noise."""
-
-    def __init__(self, config: LogMelKMeansConfig) -> None:
-        self.config = config
-        bins = LogMelKMeans.fft_size // 2 + 1
-        filters: Tensor = torchaudio.functional.melscale_fbanks(
-            bins, 40.0, 7800.0, config.num_mels, LogMelKMeans.sample_rate, norm=None
-        )
-        self.filters = filters.double()
-        self._window = torch.hann_window(LogMelKMeans.window, dtype=torch.float64)
-        dct: Tensor = torchaudio.functional.create_dct(config.num_cepstra, config.num_mels, "ortho")
-        self._dct = dct.double()
-
-    def log_mels_of_whole(self, wave: Tensor) -> Tensor:
-        """Log-mels of a whole recording, padded as a stream pads it, float64 [2F, num_mels]."""
-        lookahead = LogMelKMeans.lookahead
-        padding = -wave.shape[0] % LogMelKMeans.hop_length + lookahead
-        return self.log_mels(F.pad(wave.double(), (lookahead, padding)))[0]
-
-    def log_mels(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Every whole window's log-mel spectrum, float64 [n, num_mels], and the samples left."""
-        count = (len(samples) - LogMelKMeans.window) // LogMelKMeans.mel_hop + 1
-        if count < 1:
-            return torch.zeros(0, self.config.num_mels, dtype=torch.float64), samples
-        frames = samples.unfold(0, LogMelKMeans.window, LogMelKMeans.mel_hop)
-        spectra = torch.fft.rfft(frames * self._window, n=LogMelKMeans.fft_size).abs()
-        mels = torch.log(spectra @ self.filters + self.FLOOR)
-        return mels, samples[count * LogMelKMeans.mel_hop :]
-
-    def cepstra(self, mels: Tensor) -> Tensor:
-        """float64 [n, num_mels] to [n, num_cepstra]."""
-        return mels @ self._dct
-
-    def energy(self, mels: Tensor) -> Tensor:
-        """Mean log magnitude over frequency, float64 [n]."""
-        return mels.mean(dim=1)
-
-    def initial_state(self, prior: Mapping[str, Tensor]) -> _NormalisationState:
-        count = self.config.normalisation_s * LogMelKMeans.sample_rate / LogMelKMeans.mel_hop
-        return _NormalisationState(
-            total=prior["mean"] * count,
-            count=torch.tensor(count, dtype=torch.float64),
-            peak=prior["peak"] - self.START_BELOW_PEAK,
-        )
-
-    def normalise(
-        self, cepstra: Tensor, energy: Tensor, state: _NormalisationState
-    ) -> tuple[Tensor, _NormalisationState]:
-        """Subtract the causal speech mean and stack spectra into frames.
-
-        Args:
-            cepstra: float64 [stack * F, num_cepstra].
-            energy: float64 [stack * F].
-            state: What came before.
-
-        Returns:
-            float64 [F, stack * num_cepstra] and the state after them.
-        """
-        peak = torch.cat([state.peak[None], energy]).cummax(dim=0).values[1:]
-        speech = (energy > peak - self.SPEECH_RANGE).double()
-        # The carried sum goes through the same running addition as the frames, so that the
-        # result does not depend on where a recording was cut.
-        totals = torch.cat([state.total[None], cepstra * speech[:, None]]).cumsum(dim=0)[1:]
-        counts = torch.cat([state.count[None], speech]).cumsum(dim=0)[1:]
-        after = _NormalisationState(total=totals[-1], count=counts[-1], peak=peak[-1])
-        return _stack(cepstra - totals / counts[:, None], LogMelKMeans.stack), after
-
-
-def _stack(frames: Tensor, stack: int) -> Tensor:
-    return frames.reshape(len(frames) // stack, stack * frames.shape[1])
-
-
 def _speech_mean(cepstra: list[Tensor], energies: list[Tensor], peak: Tensor) -> Tensor:
-    speech = torch.cat(energies) > peak - _Frontend.SPEECH_RANGE
+    speech = torch.cat(energies) > peak - Frontend.SPEECH_RANGE
     return torch.cat(cepstra)[speech].mean(dim=0)
 
 
