@@ -1,28 +1,35 @@
 """The unit LM's network: a decoder-only Transformer, read top to bottom.
 
-RMSNorm before each block, rotary positions, grouped-query attention and SwiGLU, without
-biases. Parameters are named as in Hugging Face's ``LlamaForCausalLM``, so the same weights
-open there and give the same logits.
+By default Llama's: RMSNorm before each block, rotary positions, grouped-query attention and
+SwiGLU. The switches of :class:`DecoderConfig` make it Mistral's, Qwen's, OPT's or GPT-NeoX's.
+Parameters are named as in Hugging Face's ``LlamaForCausalLM``.
+
+A position may hold several streams (a column of ``R`` ids): it is read as the sum of their
+embeddings. All streams share one table and one output matrix over the joint vocabulary; a
+stream's own head is the rows of that matrix which are its ids.
 
 Sources:
-    Llama: Touvron et al. 2023, arXiv:2302.13971. Rotary positions: Su et al. 2021,
-    arXiv:2104.09864. Grouped queries: Ainslie et al. 2023, arXiv:2305.13245. SwiGLU: Shazeer
-    2020, arXiv:2002.05202. RMSNorm: Zhang and Sennrich 2019, arXiv:1910.07467.
+    Llama: Touvron et al. 2023, arXiv:2302.13971. Grouped queries: Ainslie et al. 2023,
+    arXiv:2305.13245. SwiGLU: Shazeer 2020, arXiv:2002.05202. RMSNorm: Zhang and Sennrich
+    2019, arXiv:1910.07467. OPT: Zhang et al. 2022, arXiv:2205.01068. GPT-NeoX: Black et al.
+    2022, arXiv:2204.06745. Summed streams: Copet et al. 2023, arXiv:2306.05284.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Self
+import math
+from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechlm.config import ModelConfig
 from speechlm.errors import InputError
-from speechlm.model.cache import KVCache
+from speechlm.model.architecture import DecoderConfig
+from speechlm.model.cache import CacheStep
+from speechlm.model.depth import DepthTransformer
+from speechlm.model.norm import RMSNorm, compute_dtype
+from speechlm.model.rotary import rotary_table, rotate
 
 INIT_STD = 0.02
 ACOUSTIC_STD = 0.2
@@ -30,49 +37,23 @@ ACOUSTIC_STD = 0.2
 large beside a step of the optimizer, or training would soon undo their order."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecoderConfig(ModelConfig):
-    """A :class:`ModelConfig` and the vocabulary it is for."""
-
-    vocab_size: int
-    norm_eps: float = 1e-5
-
-    @classmethod
-    def of(cls, model: ModelConfig, vocab_size: int) -> Self:
-        return cls(**asdict(model), vocab_size=vocab_size)
-
-    @property
-    def head_dim(self) -> int:
-        return self.model_dim // self.num_heads
-
-
-class RMSNorm(nn.Module):
-    """Scale each position to unit root mean square, computed in float32."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        # One cast here rather than one in each projection that reads it.
-        return (self.weight * (wide * scale).to(x.dtype)).to(_compute_dtype(x))
+def make_norm(config: DecoderConfig) -> nn.Module:
+    """The norm before a block, and the last one."""
+    if config.norm == "rms":
+        return RMSNorm(config.model_dim, config.norm_eps)
+    return nn.LayerNorm(config.model_dim, config.norm_eps)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Context:
     """What every layer needs to know of the positions at hand."""
 
-    cos: Tensor
-    """float [B, 1, S, head_dim / 2]."""
-    sin: Tensor
+    cos: Tensor | None
+    """float [B or 1, S, 1, rotary_dim]; None without rotary positions."""
+    sin: Tensor | None
     mask: Tensor | None
-    """Which key each query sees, bool [B, 1, S, keys]; None for plainly causal."""
-    positions: Tensor | None
-    """Slots in the cache, int64 [B, S]."""
-    cache: KVCache | None
+    """Which key each query sees, bool [B, 1, S, S]; None for plainly causal."""
+    cache: CacheStep | None
 
 
 class Attention(nn.Module):
@@ -80,43 +61,74 @@ class Attention(nn.Module):
 
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
+        q_dim = config.num_heads * config.head_dim
         kv_dim = config.num_kv_heads * config.head_dim
         self.layer = layer
         self.head_dim = config.head_dim
-        self.group_size = config.num_heads // config.num_kv_heads
-        self.q_proj = nn.Linear(config.model_dim, config.model_dim, bias=False)
-        self.k_proj = nn.Linear(config.model_dim, kv_dim, bias=False)
-        self.v_proj = nn.Linear(config.model_dim, kv_dim, bias=False)
-        self.o_proj = nn.Linear(config.model_dim, config.model_dim, bias=False)
+        self.num_heads = config.num_heads
+        self.num_kv_heads = config.num_kv_heads
+        self.q_proj = nn.Linear(config.model_dim, q_dim, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.model_dim, kv_dim, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.model_dim, kv_dim, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(q_dim, config.model_dim, bias=config.o_bias)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.qkv_proj: nn.Module | None = None
+        """The three as one matrix, where :mod:`speechlm.model.fast` made the model ready to
+        decode."""
 
     def forward(self, x: Tensor, context: _Context) -> Tensor:
-        split = "b s (h d) -> b h s d"
-        q = rearrange(self.q_proj(x), split, d=self.head_dim)
-        k = rearrange(self.k_proj(x), split, d=self.head_dim)
-        v = rearrange(self.v_proj(x), split, d=self.head_dim)
-        q, k = _rotate(q, context), _rotate(k, context)
-        if context.cache is not None and context.positions is not None:
-            k, v = context.cache.write(self.layer, context.positions, k, v)
-        if self.group_size > 1:
-            k = k.repeat_interleave(self.group_size, dim=1)
-            v = v.repeat_interleave(self.group_size, dim=1)
-        output: Tensor = self.o_proj(
-            rearrange(_attend(q, k, v, context.mask), "b h s d -> b s (h d)")
-        )
+        q, k, v = self._heads(x, context)
+        if context.cache is not None:
+            attended = context.cache.attend(self.layer, q[0], k[0], v[0])[None]
+        else:
+            attended = _attend(q, k, v, context.mask)
+        output: Tensor = self.o_proj(attended.flatten(2))
         return output
 
+    def _heads(self, x: Tensor, context: _Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, float [B, S, heads, head_dim], turned."""
+        # unflatten rather than einops here: decoding one position is a matter of microseconds.
+        if self.qkv_proj is not None:
+            heads = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
+            qk, v = heads.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
+            if self.q_norm is None:
+                qk = _turn(qk, context)
+                return qk[:, :, : self.num_heads], qk[:, :, self.num_heads :], v
+            q, k = qk[:, :, : self.num_heads], qk[:, :, self.num_heads :]
+        else:
+            q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))
+            k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))
+            v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return _turn(q, context), _turn(k, context), v
 
-class SwiGLU(nn.Module):
-    """The feed-forward block, gated by SiLU."""
+
+class FeedForward(nn.Module):
+    """The feed-forward block: SwiGLU, or two plain layers."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.model_dim, config.ffn_dim, bias=False)
-        self.up_proj = nn.Linear(config.model_dim, config.ffn_dim, bias=False)
-        self.down_proj = nn.Linear(config.ffn_dim, config.model_dim, bias=False)
+        bias = config.mlp_bias
+        self.activation = config.activation
+        self.gate_proj = (
+            nn.Linear(config.model_dim, config.ffn_dim, bias=bias) if config.gated else None
+        )
+        self.up_proj = nn.Linear(config.model_dim, config.ffn_dim, bias=bias)
+        self.down_proj = nn.Linear(config.ffn_dim, config.model_dim, bias=bias)
+        self.gate_up_proj: nn.Module | None = None
+        """Both as one matrix, where the model was made ready to decode."""
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        if self.gate_up_proj is not None:
+            gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+            inner = _activate(gate, self.activation) * up
+        elif self.gate_proj is not None:
+            inner = _activate(self.gate_proj(x), self.activation) * self.up_proj(x)
+        else:
+            inner = _activate(self.up_proj(x), self.activation)
+        output: Tensor = self.down_proj(inner)
         return output
 
 
@@ -126,16 +138,18 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: DecoderConfig, layer: int) -> None:
         super().__init__()
         self.dropout = config.dropout
-        self.input_layernorm = RMSNorm(config.model_dim, config.norm_eps)
+        self.parallel = config.parallel_residual
+        self.input_layernorm = make_norm(config)
         self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.model_dim, config.norm_eps)
-        self.mlp = SwiGLU(config)
+        self.post_attention_layernorm = make_norm(config)
+        self.mlp = FeedForward(config)
 
     def forward(self, x: Tensor, context: _Context, select: Tensor | None = None) -> Tensor:
-        x = x + self._drop(self.self_attn(self.input_layernorm(x), context))
+        attended = x + self._drop(self.self_attn(self.input_layernorm(x), context))
         if select is not None:
-            x = rearrange(x, "b s d -> (b s) d")[select]
-        return x + self._drop(self.mlp(self.post_attention_layernorm(x)))
+            x, attended = x.flatten(0, 1)[select], attended.flatten(0, 1)[select]
+        read = x if self.parallel else attended
+        return attended + self._drop(self.mlp(self.post_attention_layernorm(read)))
 
     def _drop(self, x: Tensor) -> Tensor:
         return _dropout(x, self.dropout) if self.training else x
@@ -147,10 +161,15 @@ class DecoderStack(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.model_dim)
+        self.embed_positions = (
+            nn.Embedding(config.max_positions + config.position_offset, config.model_dim)
+            if config.position == "learned"
+            else None
+        )
         self.layers = nn.ModuleList(
             DecoderLayer(config, layer) for layer in range(config.num_layers)
         )
-        self.norm = RMSNorm(config.model_dim, config.norm_eps)
+        self.norm = make_norm(config)
 
 
 class Decoder(nn.Module):
@@ -169,72 +188,79 @@ class Decoder(nn.Module):
             if config.tie_embeddings
             else nn.Linear(config.model_dim, config.vocab_size, bias=False)
         )
+        self.depth = None if config.depth is None else DepthTransformer(config)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw fresh weights from torch's global generator."""
         narrow = INIT_STD / (2 * self.config.num_layers) ** 0.5
         for name, parameter in self.named_parameters():
-            if parameter.ndim == 1:
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 1:
                 nn.init.ones_(parameter)
             else:
                 # What is added to the residual stream stays small however deep the model is.
                 added = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=narrow if added else INIT_STD)
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
     def forward(
         self,
         ids: Tensor,
         *,
         segment_ids: Tensor | None = None,
-        cache: KVCache | None = None,
-        lengths: Tensor | None = None,
         select: Tensor | None = None,
+        cache: CacheStep | None = None,
     ) -> Tensor:
         """Score what comes after each position.
 
         Args:
-            ids: int64 [B, S]; with a cache, the positions after those it holds.
+            ids: int64 [B, S], or [B, R, S] of R streams.
             segment_ids: Which document each position belongs to, int64 [B, S]; a document's
                 positions are neighbours. None when a row is one document.
-            cache: Read and extended in place.
-            lengths: With a cache, how many of the S positions of each row are real,
-                int64 [B]; all when not given.
             select: Positions to score, indices into the flattened B * S, int64 [N];
                 the rest skip the projection to the vocabulary.
+            cache: The next positions of several sequences, one after another: B is 1.
 
         Returns:
             Logits, float [B, S, V], or [N, V] with ``select``.
 
         Raises:
-            InputError: More positions than ``config.max_positions`` or the cache's capacity.
+            InputError: More positions than ``config.max_positions``.
         """
-        context = self._context(ids, segment_ids, cache)
-        x = self.model.embed_tokens(ids)
+        return self.logits(self.hidden(ids, segment_ids=segment_ids, select=select, cache=cache))
+
+    def hidden(
+        self,
+        ids: Tensor,
+        *,
+        segment_ids: Tensor | None = None,
+        select: Tensor | None = None,
+        cache: CacheStep | None = None,
+    ) -> Tensor:
+        """What the layers make of each position, normed: float [B, S, D], or [N, D]."""
+        context, positions = self._context(ids, segment_ids, cache)
+        x = self._embed(ids, positions)
         x = _dropout(x, self.config.dropout) if self.training else x
         last = len(self.model.layers) - 1
         for index, layer in enumerate(self.model.layers):
             # After the last attention only what is asked for goes on.
             x = layer(x, context, select if index == last else None)
-        if cache is not None:
-            rows = ids.new_full((ids.shape[0],), ids.shape[1]) if lengths is None else lengths
-            cache.advance(rows)
-        x = self.model.norm(x)
-        head = self.model.embed_tokens if self.lm_head is None else self.lm_head
-        return F.linear(x, head.weight)
+        normed: Tensor = self.model.norm(x)
+        return normed.to(compute_dtype(x))
 
-    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """An empty cache of this model's shape, on its device."""
-        weight = self.model.embed_tokens.weight
-        return KVCache(
-            num_layers=self.config.num_layers,
-            batch_size=batch_size,
-            num_kv_heads=self.config.num_kv_heads,
-            capacity=capacity,
-            head_dim=self.config.head_dim,
-            device=weight.device,
-            dtype=weight.dtype,
-        )
+    def logits(self, hidden: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Score every id, or some: float [..., D] to [..., V] or [..., len(ids)]."""
+        head = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        if ids is None and self.lm_head is not None:
+            scores: Tensor = self.lm_head(hidden)
+            return scores
+        weight = head.weight if ids is None else head.weight[ids]
+        return F.linear(hidden, weight)
 
     @torch.no_grad()
     def init_unit_embeddings(self, features: Tensor, seed: int = 0) -> None:
@@ -265,67 +291,111 @@ class Decoder(nn.Module):
         weight.mul_(std / INIT_STD)  # so that controls weigh what units weigh
         weight[-len(features) :] = embedded.to(weight)
 
-    def _context(self, ids: Tensor, segment_ids: Tensor | None, cache: KVCache | None) -> _Context:
-        count = ids.shape[1]
-        mask = slots = None
+    def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Read ids [B, S] or [B, R, S] as float [B, S, D]."""
+        table = self.model.embed_tokens
+        if ids.ndim == 2:
+            x = table(ids)
+        elif ids.shape[1] == 1:
+            x = table(ids[:, 0])
+        else:
+            columns = ids.transpose(1, 2).reshape(-1, ids.shape[1])
+            x = F.embedding_bag(columns, table.weight, mode="sum")
+            x = x.unflatten(0, (ids.shape[0], ids.shape[2]))
+        if self.config.embed_scale != 1:
+            x = x * self.config.embed_scale
+        if self.model.embed_positions is not None:
+            x = x + self.model.embed_positions(positions + self.config.position_offset)
+        elif self.config.position == "sinusoidal":
+            x = x + _sinusoids(positions, self.config.model_dim).to(x.dtype)
+        return x
+
+    def _context(
+        self, ids: Tensor, segment_ids: Tensor | None, cache: CacheStep | None
+    ) -> tuple[_Context, Tensor]:
+        count = ids.shape[-1]
+        longest = count
+        mask = None
+        index = torch.arange(count, device=ids.device)
         if cache is not None:
             if segment_ids is not None:
                 raise InputError("expected a cache or segment_ids, got both")
-            positions = slots = cache.positions(count)
-            longest = int(positions.max()) + 1
-            if longest > cache.capacity:
-                raise InputError(
-                    f"expected at most {cache.capacity} positions in the cache, got {longest}"
-                )
-            keys = torch.arange(longest, device=ids.device)
-            mask = (keys <= positions[:, :, None])[:, None]
+            positions = cache.positions[None]
+            longest = cache.longest
         elif segment_ids is not None:
-            index = torch.arange(count, device=ids.device)
             starts = torch.ones_like(segment_ids, dtype=torch.bool)
             starts[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
             positions = index - (index * starts).cummax(dim=1).values
             same = segment_ids[:, :, None] == segment_ids[:, None, :]
             mask = (same & (index <= index[:, None]))[:, None]
-            longest = 0  # documents are bounded, rows of several are not
+            longest = int(positions.max()) + 1  # documents are bounded, rows of several are not
         else:
-            positions = torch.arange(count, device=ids.device)[None]
-            longest = count
+            positions = index[None]
         if longest > self.config.max_positions:
             raise InputError(
                 f"expected at most {self.config.max_positions} positions "
                 f"(model.max_positions), got {longest}"
             )
-        half = torch.arange(0, self.config.head_dim, 2, device=ids.device).float()
-        frequencies = 1.0 / self.config.rope_theta ** (half / self.config.head_dim)
-        angles = positions[:, None, :, None].float() * frequencies
-        dtype = _compute_dtype(self.model.embed_tokens.weight)
-        return _Context(
-            cos=angles.cos().to(dtype),
-            sin=angles.sin().to(dtype),
-            mask=mask,
-            positions=slots,
-            cache=cache,
-        )
+        window = self.config.sliding_window
+        if cache is None and window is not None and longest > window:
+            mask = (index <= index[:, None])[None, None] if mask is None else mask
+            mask = mask & (index > index[:, None] - window)
+        cos = sin = None
+        if self.config.position == "rope":
+            cos, sin = rotary_table(
+                self.config.rotary_dim,
+                self.config.rope_theta,
+                self.config.rope_scaling,
+                _table_length(longest),
+                ids.device,
+                compute_dtype(self.model.embed_tokens.weight),
+            )
+            cos, sin = cos[positions][:, :, None], sin[positions][:, :, None]
+        return _Context(cos=cos, sin=sin, mask=mask, cache=cache), positions
 
 
-def _rotate(x: Tensor, context: _Context) -> Tensor:
-    """Turn each pair of dimensions, half a head apart, by an angle that grows with position."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = context.cos, context.sin
-    turned_first = torch.addcmul(first * cos, second, sin, value=-1)
-    turned_second = torch.addcmul(second * cos, first, sin)
-    return torch.cat([turned_first, turned_second], dim=-1)
+def _turn(x: Tensor, context: _Context) -> Tensor:
+    if context.cos is None or context.sin is None:
+        return x
+    return rotate(x, context.cos, context.sin)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention, float [B, heads, S, head_dim], without dropout: CPU kernels have none."""
-    if q.device.type == "cpu" and q.dtype != torch.float32:
+    """Attention, float [B, S, heads, head_dim], without dropout: CPU kernels have none."""
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    dtype, group = q.dtype, q.shape[1] // k.shape[1]
+    if group > 1:
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    if q.device.type == "cpu" and dtype != torch.float32:
         # The kernel's backward pass takes half as long in float32 as in bfloat16.
         with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(
+            attended = F.scaled_dot_product_attention(
                 q.float(), k.float(), v.float(), attn_mask=mask, is_causal=mask is None
-            ).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+            ).to(dtype)
+    else:
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    return attended.transpose(1, 2)
+
+
+def _activate(x: Tensor, name: str) -> Tensor:
+    if name == "silu":
+        return F.silu(x)
+    if name == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if name == "gelu_tanh" else "none")
+
+
+def _sinusoids(positions: Tensor, dim: int) -> Tensor:
+    """Fixed positions, cosines before sines: int64 [B, S] to float32 [B, S, dim]."""
+    half = dim // 2
+    steps = torch.arange(half, device=positions.device).float()
+    angles = positions[..., None].float() * torch.exp(-math.log(10_000) / (half - 1) * steps)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _table_length(longest: int) -> int:
+    """Positions of a rotary table: a power of two, so that few tables are ever made."""
+    return 1 << max(longest - 1, 63).bit_length()
 
 
 def _dropout(x: Tensor, probability: float) -> Tensor:
@@ -340,9 +410,3 @@ def _dropout(x: Tensor, probability: float) -> Tensor:
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
     dropped = bits < round(probability * 2**16) - 2**15
     return torch.where(dropped, 0.0, x / (1 - probability))
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    """What matrix products of ``x`` are computed in."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

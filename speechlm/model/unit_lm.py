@@ -16,7 +16,8 @@ from speechlm.config import build
 from speechlm.errors import CheckpointError, ConfigError, InputError
 from speechlm.layouts.conversation import LMSequence
 from speechlm.layouts.vocabulary import Vocabulary
-from speechlm.model.decoder import Decoder, DecoderConfig
+from speechlm.model.architecture import DecoderConfig
+from speechlm.model.decoder import Decoder
 from speechlm.parts import fingerprint, load_part, save_part
 
 KIND = "unit-lm"

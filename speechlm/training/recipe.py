@@ -46,7 +46,8 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from speechlm.config import RunConfig, TrainConfig
-from speechlm.model.decoder import Decoder, DecoderConfig
+from speechlm.model.architecture import DecoderConfig
+from speechlm.model.decoder import Decoder
 from speechlm.training.batches import UnitBatch
 from speechlm.training.muon import MuonAdamW
 from speechlm.training.objectives import Objective, next_unit_objective

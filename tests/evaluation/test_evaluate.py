@@ -21,7 +21,8 @@ from speechlm.evaluation.measures import codebook_usage, confusions, proportion,
 from speechlm.evaluation.report import differences
 from speechlm.layouts.conversation import LMSequence, encode_speech
 from speechlm.layouts.vocabulary import Vocabulary
-from speechlm.model.decoder import Decoder, DecoderConfig
+from speechlm.model.architecture import DecoderConfig
+from speechlm.model.decoder import Decoder
 from speechlm.model.unit_lm import UnitLM
 from speechlm.units import Units
 from speechlm_tokenizers.logmel_kmeans import LogMelKMeans

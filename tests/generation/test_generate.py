@@ -8,7 +8,8 @@ from speechlm.errors import InputError
 from speechlm.generation import generate as engine
 from speechlm.generation.generate import generate, generate_stream
 from speechlm.layouts.vocabulary import Vocabulary
-from speechlm.model.decoder import Decoder, DecoderConfig
+from speechlm.model.architecture import DecoderConfig
+from speechlm.model.decoder import Decoder
 from speechlm.model.unit_lm import UnitLM
 
 VOCABULARY = Vocabulary(tokenizer_fingerprint="tokenizer-01", stream_sizes=(20,))

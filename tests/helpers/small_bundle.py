@@ -10,7 +10,8 @@ from speechlm import SpeechLM, load_vocoder
 from speechlm.audio import load_audio
 from speechlm.data.human import human_clips
 from speechlm.layouts.vocabulary import Vocabulary
-from speechlm.model.decoder import Decoder, DecoderConfig
+from speechlm.model.architecture import DecoderConfig
+from speechlm.model.decoder import Decoder
 from speechlm.model.unit_lm import UnitLM
 from speechlm.plugins import TOKENIZERS, plugin
 

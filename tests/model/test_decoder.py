@@ -4,7 +4,9 @@ from torch.nn import functional as F
 
 from speechlm.config import ModelConfig
 from speechlm.errors import InputError
-from speechlm.model.decoder import INIT_STD, Decoder, DecoderConfig, _dropout
+from speechlm.model.architecture import DecoderConfig
+from speechlm.model.cache import KVCache
+from speechlm.model.decoder import INIT_STD, Decoder, _dropout
 
 VOCAB_SIZE = 37
 
@@ -58,9 +60,13 @@ def test_logits_equal_those_of_transformers_llama(num_kv_heads: int, tie: bool) 
         expected = reference(ids).logits
         assert (expected.amax(-1) - expected.amin(-1)).min() > 1  # not flat, so it shows errors
         torch.testing.assert_close(decoder(ids), expected, atol=1e-4, rtol=0)
-        cache = decoder.new_cache(batch_size=2, capacity=20)
-        steps = [decoder(ids[:, i : i + 1], cache=cache) for i in range(20)]
-        torch.testing.assert_close(torch.cat(steps, dim=1), expected, atol=1e-4, rtol=0)
+        cache = KVCache(config, 128)
+        regions = [cache.reserve(20), cache.reserve(20)]
+        steps = [
+            decoder(ids[:, i][None], cache=cache.step([(region, 1) for region in regions]))[0]
+            for i in range(20)
+        ]
+        torch.testing.assert_close(torch.stack(steps, dim=1), expected, atol=1e-4, rtol=0)
 
 
 def test_packed_documents_do_not_see_each_other() -> None:
@@ -96,23 +102,23 @@ def test_packed_gradients_equal_the_sum_of_unpacked_ones() -> None:
         torch.testing.assert_close(parameter.grad, expected[name], atol=1e-4, rtol=1e-4)
 
 
-def test_rows_of_unequal_length_share_a_cache() -> None:
+def test_sequences_of_unequal_length_go_through_the_cache_together() -> None:
     decoder = small_decoder()
     ids = random_ids(3, 16)
-    lengths = torch.tensor([4, 9, 1])
-    padded = torch.where(torch.arange(9) < lengths[:, None], ids[:, :9], 0)
     with torch.inference_mode():
         expected = decoder(ids)
-        cache = decoder.new_cache(batch_size=3, capacity=16)
-        decoder(padded, cache=cache, lengths=lengths)
-        for _ in range(6):
-            at = cache.lengths.clone()
-            logits = decoder(ids.gather(1, at[:, None]), cache=cache)[:, 0]
-            torch.testing.assert_close(logits, expected[torch.arange(3), at], atol=1e-4, rtol=0)
-        cache.keep(torch.tensor([0, 2]))
-        at = cache.lengths
-        logits = decoder(ids[[0, 2]].gather(1, at[:, None]), cache=cache)[:, 0]
-        torch.testing.assert_close(logits, expected[[0, 2], at - 1 + 1], atol=1e-4, rtol=0)
+        cache = KVCache(decoder.config, 128)
+        regions = [cache.reserve(16) for _ in range(3)]
+        read = [0, 0, 0]
+        # Prefill in chunks, single positions, and sequences that sit a step out.
+        for counts in ([4, 9, 0], [3, 1, 1], [1, 1, 1], [0, 2, 7], [1, 3, 1]):
+            rows = [(r, n) for r, n in zip(regions, counts, strict=True) if n]
+            parts = [ids[i, read[i] : read[i] + n] for i, n in enumerate(counts)]
+            logits = decoder(torch.cat(parts)[None], cache=cache.step(rows))[0].split(counts)
+            for i, n in enumerate(counts):
+                wanted = expected[i, read[i] : read[i] + n]
+                torch.testing.assert_close(logits[i], wanted, atol=1e-4, rtol=0)
+                read[i] += n
 
 
 def test_selected_positions_are_those_of_all() -> None:
@@ -128,9 +134,10 @@ def test_too_many_positions_are_refused() -> None:
     decoder = small_decoder(max_positions=8)
     with pytest.raises(InputError, match=r"at most 8 positions .*got 9"):
         decoder(random_ids(1, 9))
-    cache = decoder.new_cache(batch_size=1, capacity=4)
-    with pytest.raises(InputError, match="at most 4 positions in the cache, got 5"):
-        decoder(random_ids(1, 5), cache=cache)
+    cache = KVCache(decoder.config, 4)
+    region = cache.reserve(4)
+    with pytest.raises(InputError, match="at most 32 positions in the cache, got 33"):
+        decoder(random_ids(1, 33), cache=cache.step([(region, 33)]))
 
 
 def test_dropout_acts_in_training_only() -> None:

@@ -9,7 +9,8 @@ from speechlm.files import read_json, write_json
 from speechlm.layouts.conversation import LMSequence
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model import unit_lm
-from speechlm.model.decoder import Decoder, DecoderConfig
+from speechlm.model.architecture import DecoderConfig
+from speechlm.model.decoder import Decoder
 from speechlm.model.unit_lm import UnitLM
 
 VOCABULARY = Vocabulary(tokenizer_fingerprint="tokenizer-01", stream_sizes=(20,))

@@ -1,0 +1,150 @@
+"""What shape a decoder has: enough switches to read the text LMs people start from.
+
+The defaults are Llama's. Other families differ in the fields after ``vocab_size``, which a
+run's configuration does not show: they come with a text LM's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+from speechlm.config import ModelConfig
+from speechlm.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RopeScaling:
+    """How rotary frequencies are stretched for contexts longer than those first trained on.
+
+    Sources:
+        linear: Chen et al. 2023, arXiv:2306.15595. llama3: Dubey et al. 2024, arXiv:2407.21783.
+        yarn: Peng et al. 2023, arXiv:2309.00071.
+    """
+
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float
+    original_max_positions: int = 0
+    """Context before stretching; llama3 and yarn."""
+    low_freq_factor: float = 1.0
+    """llama3."""
+    high_freq_factor: float = 4.0
+    """llama3."""
+    beta_fast: float = 32.0
+    """yarn."""
+    beta_slow: float = 1.0
+    """yarn."""
+    attention_factor: float | None = None
+    """yarn: scale of queries and keys; None for 0.1 ln(factor) + 1."""
+    truncate: bool = True
+    """yarn: round the ramp's ends to whole dimensions."""
+
+    def __post_init__(self) -> None:
+        if self.factor < 1:
+            raise ConfigError(f"a rope scaling factor must be at least 1, got {self.factor}")
+        if self.kind != "linear" and self.original_max_positions < 1:
+            raise ConfigError(f"rope scaling {self.kind!r} needs original_max_positions, got none")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DepthConfig:
+    """The small Transformer that predicts the streams of one position one after another."""
+
+    num_layers: int = 4
+    dim: int = 256
+    num_heads: int = 4
+    num_kv_heads: int = 4
+    head_dim: int = 0
+    """0: ``dim / num_heads``."""
+    ffn_dim: int = 704
+    per_step_weights: bool = True
+    """Own weights for each stream (Moshi), or shared ones (CSM)."""
+    rope: bool = False
+    """Rotary positions over streams (CSM); Moshi's own weights need none."""
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    first_from_body: bool = False
+    """Stream 0 comes from the body's own head (CSM), not from the depth transformer."""
+    shared_embeddings: bool = False
+    """Reads streams through the body's embedding and one projection (CSM), not its own (Moshi)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderConfig(ModelConfig):
+    """A :class:`ModelConfig`, the vocabulary it is for, and what sets its family apart."""
+
+    vocab_size: int
+    norm_eps: float = 1e-5
+    head_dim: int = 0
+    """Width of a head; 0: ``model_dim / num_heads``."""
+    norm: Literal["rms", "layer"] = "rms"
+    qk_norm: bool = False
+    """RMSNorm of each query and key head (Qwen3)."""
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    gated: bool = True
+    """SwiGLU; False for a plain two-layer feed-forward block."""
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    position: Literal["rope", "learned", "sinusoidal", "none"] = "rope"
+    position_offset: int = 0
+    """Rows of the learned position table before position 0 (OPT: 2)."""
+    rotary_fraction: float = 1.0
+    """Share of a head that is rotated (GPT-NeoX)."""
+    rope_scaling: RopeScaling | None = None
+    parallel_residual: bool = False
+    """Attention and feed-forward both read the layer's input (GPT-NeoX)."""
+    sliding_window: int | None = None
+    """Positions that attention sees back, itself included (Mistral)."""
+    embed_scale: float = 1.0
+    depth: DepthConfig | None = None
+    """None: streams of a position are predicted side by side."""
+
+    @classmethod
+    def of(cls, model: ModelConfig, vocab_size: int) -> Self:
+        """The shape of a run's configuration, for a vocabulary."""
+        shape = {field.name: getattr(model, field.name) for field in fields(ModelConfig)}
+        shape = {name: value for name, value in shape.items() if name in _NAMES}
+        return cls(**shape, vocab_size=vocab_size)
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 1:
+            raise ConfigError(f"expected a vocabulary of at least 1 id, got {self.vocab_size}")
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads "
+                f"({self.num_kv_heads})"
+            )
+        if not self.head_dim:
+            if self.model_dim % self.num_heads:
+                raise ConfigError(
+                    f"num_heads ({self.num_heads}) must divide model_dim ({self.model_dim})"
+                )
+            object.__setattr__(self, "head_dim", self.model_dim // self.num_heads)
+        if self.position == "rope" and (self.rotary_dim < 2 or self.rotary_dim % 2):
+            raise ConfigError(f"expected an even rotary width a head, got {self.rotary_dim}")
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a head that are rotated."""
+        return int(self.head_dim * self.rotary_fraction)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Only what differs from the defaults, plus the shape."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Undo :meth:`to_dict`.
+
+        Raises:
+            ConfigError: A key is unknown, missing, or does not fit.
+        """
+        from speechlm.config import build
+
+        return build(cls, values, "decoder")
+
+
+_NAMES = {field.name for field in fields(DecoderConfig)}
