@@ -8,34 +8,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from speechlm.errors import InputError
+from speechlm.layouts.grid import LMSequence as LMSequence  # until callers import it there
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.units import Units
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class LMSequence:
-    """One sequence as the LM sees it."""
-
-    ids: Tensor
-    """int64 [S]."""
-    loss_weights: Tensor
-    """How much the prediction of each id counts, float32 [S]; 0 for the first."""
-
-    def __post_init__(self) -> None:
-        if self.ids.ndim != 1 or self.ids.shape != self.loss_weights.shape:
-            raise InputError(
-                f"expected ids and loss weights [S], got {list(self.ids.shape)} and "
-                f"{list(self.loss_weights.shape)}"
-            )
-
-    def __len__(self) -> int:
-        return self.ids.shape[0]
 
 
 def encode_conversation(
@@ -58,7 +37,7 @@ def encode_conversation(
     weights = torch.ones(len(prompt) + len(reply))
     weights[: len(prompt)] = question_weight
     weights[0] = 0.0
-    return LMSequence(ids=torch.cat([prompt, reply]), loss_weights=weights)
+    return LMSequence(ids=torch.cat([prompt, reply])[None], loss_weights=weights[None])
 
 
 def decode_conversation(vocabulary: Vocabulary, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,6 +49,7 @@ def decode_conversation(vocabulary: Vocabulary, ids: Tensor) -> tuple[Tensor, Te
     Raises:
         InputError: ``ids`` are not one whole conversation.
     """
+    ids = ids.flatten()
     turns = (ids == vocabulary.assistant).nonzero().flatten()
     if len(ids) < 3 or ids[0] != vocabulary.user or ids[-1] != vocabulary.end or len(turns) != 1:
         raise InputError("expected the ids of one conversation: [user] … [assistant] … [end]")
@@ -87,7 +67,7 @@ def encode_speech(vocabulary: Vocabulary, units: Units) -> LMSequence:
     ids = torch.cat([torch.tensor([vocabulary.speech]), _units_and_end(vocabulary, units)])
     weights = torch.ones(len(ids))
     weights[0] = 0.0
-    return LMSequence(ids=ids, loss_weights=weights)
+    return LMSequence(ids=ids[None], loss_weights=weights[None])
 
 
 def decode_speech(vocabulary: Vocabulary, ids: Tensor) -> Tensor:
@@ -96,6 +76,7 @@ def decode_speech(vocabulary: Vocabulary, ids: Tensor) -> Tensor:
     Raises:
         InputError: ``ids`` are not one whole recording.
     """
+    ids = ids.flatten()
     if len(ids) < 2 or ids[0] != vocabulary.speech or ids[-1] != vocabulary.end:
         raise InputError("expected the ids of one recording: [speech] … [end]")
     return vocabulary.ids_to_units(ids[1:-1])
@@ -104,16 +85,16 @@ def decode_speech(vocabulary: Vocabulary, ids: Tensor) -> Tensor:
 def reply_prompt(vocabulary: Vocabulary, question: Units) -> Tensor:
     """The ids after which the LM answers ``question``, int64 [F + 2]."""
     vocabulary.check(question)
-    codes = vocabulary.units_to_ids(question.codes)
+    codes = vocabulary.units_to_ids(question.codes)[0]
     return torch.cat([torch.tensor([vocabulary.user]), codes, torch.tensor([vocabulary.assistant])])
 
 
 def speech_prompt(vocabulary: Vocabulary, units: Units) -> Tensor:
     """The ids after which the LM goes on with a recording, int64 [F + 1]."""
     vocabulary.check(units)
-    return torch.cat([torch.tensor([vocabulary.speech]), vocabulary.units_to_ids(units.codes)])
+    return torch.cat([torch.tensor([vocabulary.speech]), vocabulary.units_to_ids(units.codes)[0]])
 
 
 def _units_and_end(vocabulary: Vocabulary, units: Units) -> Tensor:
     vocabulary.check(units)
-    return torch.cat([vocabulary.units_to_ids(units.codes), torch.tensor([vocabulary.end])])
+    return torch.cat([vocabulary.units_to_ids(units.codes)[0], torch.tensor([vocabulary.end])])
