@@ -6,18 +6,17 @@ A file in ``configs/`` holds only what differs from the defaults here. On the co
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
 import yaml
 
 from speechlm.errors import ConfigError
-
-T = TypeVar("T")
+from speechlm.settings import at_least
+from speechlm.settings import build as build
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +44,7 @@ class CorpusConfig:
         if self.kind == "text" and self.text is None and self.path is None:
             raise ConfigError("corpus.kind is 'text': expected corpus.text=FILE, got none")
         for name in ("num_train_voices", "num_valid_voices", "num_test_voices", "renditions"):
-            _at_least(1, f"corpus.{name}", getattr(self, name))
+            at_least(1, f"corpus.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,12 +69,24 @@ class TokenizeConfig:
     """Recordings a Parquet shard; what a kill can cost."""
 
     def __post_init__(self) -> None:
-        _at_least(1, "tokenize.shard_size", self.shard_size)
+        at_least(1, "tokenize.shard_size", self.shard_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """The decoder's shape; the vocabulary comes from the tokenizer and the layout."""
+class LayoutConfig:
+    """How units, and text, become LM positions."""
+
+    name: str = "flat"
+    """A layout; ``speechlm layout show`` draws them."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The layout's own options: delays, stages, weights of streams, …"""
+    text_tokenizer: str | None = None
+    """For text: a Hugging Face tokenizer, folder or hub id; None for the text LM's own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelShape:
+    """The decoder's size."""
 
     num_layers: int = 6
     model_dim: int = 256
@@ -99,7 +110,7 @@ class ModelConfig:
             "ffn_dim",
             "max_positions",
         ):
-            _at_least(1, f"model.{name}", getattr(self, name))
+            at_least(1, f"model.{name}", getattr(self, name))
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"model.dropout must be at least 0 and below 1, got {self.dropout}")
         if self.model_dim % self.num_heads or (self.model_dim // self.num_heads) % 2:
@@ -112,6 +123,42 @@ class ModelConfig:
                 f"model.num_heads ({self.num_heads}) must be a multiple of model.num_kv_heads "
                 f"({self.num_kv_heads})"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DepthShape:
+    """The size of the small Transformer that predicts a position's rows one after another."""
+
+    num_layers: int = 4
+    dim: int = 256
+    num_heads: int = 4
+    num_kv_heads: int = 4
+    ffn_dim: int = 704
+    per_step_weights: bool = True
+    """Own weights for each row (Moshi), or shared ones (CSM)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "dim", "num_heads", "num_kv_heads", "ffn_dim"):
+            at_least(1, f"model.depth.{name}", getattr(self, name))
+        if self.dim % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"model.depth.num_heads ({self.num_heads}) must divide model.depth.dim "
+                f"({self.dim}) and be a multiple of model.depth.num_kv_heads ({self.num_kv_heads})"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig(ModelShape):
+    """The decoder; its vocabulary comes from the tokenizer and the layout."""
+
+    head: Literal["parallel", "depth"] = "parallel"
+    """How the rows of a position are predicted: side by side, or one after another."""
+    depth: DepthShape = field(default_factory=DepthShape)
+    """For ``head: depth``."""
+    text_lm: str | None = None
+    """A text LM to start from, folder or hub id; it brings the shape (TWIST, arXiv:2305.13009)."""
+    new_rows: Literal["mean", "normal"] = "normal"
+    """What embeddings of ids that the text LM lacks start as: drawn, or the mean of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,6 +186,12 @@ class TrainConfig:
     """Share of sequences that are one recording alone, so that the LM can continue speech."""
     unit_dropout: float = 0.0
     """Probability of replacing a question's unit by a random one (train only)."""
+    lora_rank: int = 0
+    """Above 0, the text LM's projections stay as they are and learn a correction of this rank;
+    embeddings, norms and heads train whole (LoRA, arXiv:2106.09685)."""
+    lora_alpha: float = 16.0
+    """The correction is scaled by ``lora_alpha / lora_rank``."""
+    lora_dropout: float = 0.0
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """``auto``: bfloat16 where the processor computes in it, else float32."""
     validate_every: int = 500
@@ -159,8 +212,9 @@ class TrainConfig:
             "keep_checkpoints",
             "report_every",
         ):
-            _at_least(1, f"train.{name}", getattr(self, name))
-        for name in ("speech_fraction", "unit_dropout", "question_loss_weight"):
+            at_least(1, f"train.{name}", getattr(self, name))
+        at_least(0, "train.lora_rank", self.lora_rank)
+        for name in ("speech_fraction", "unit_dropout", "question_loss_weight", "lora_dropout"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"train.{name} must be within 0..1, got {getattr(self, name)}")
         if not 0.0 <= self.min_learning_rate <= self.learning_rate:
@@ -199,7 +253,7 @@ class SamplingConfig:
                 "expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got "
                 f"{self.temperature}, {self.top_k} and {self.top_p}"
             )
-        _at_least(1, "generate.max_units", self.max_units)
+        at_least(1, "generate.max_units", self.max_units)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,7 +266,7 @@ class EvaluateConfig:
     """Questions shown with players and spectrograms in the report."""
 
     def __post_init__(self) -> None:
-        _at_least(1, "evaluate.num_questions", self.num_questions)
+        at_least(1, "evaluate.num_questions", self.num_questions)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,11 +278,19 @@ class RunConfig:
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
     generate: SamplingConfig = field(default_factory=SamplingConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        if self.train.lora_rank and self.model.text_lm is None:
+            raise ConfigError(
+                "train.lora_rank corrects the weights of a text LM: expected model.text_lm, got "
+                "none; name one, or set train.lora_rank=0"
+            )
 
     @property
     def corpus_path(self) -> Path:
@@ -272,68 +334,21 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunC
         values = loaded or {}
     for override in overrides:
         _apply_override(values, override)
+    _check_shape_of_text_lm(values.get("model"))
     return build(RunConfig, values)
 
 
-def build(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Make a configuration dataclass of plain values, checking every key and type."""
-    from pydantic import TypeAdapter, ValidationError
-
-    values = _drop_empty_sections(kind, values)
-    _check_keys(kind, values, where)
-    try:
-        return TypeAdapter(kind).validate_python(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join([*([where] if where else []), *map(str, first["loc"])])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "value_error":
-            raise ConfigError(message) from error
+def _check_shape_of_text_lm(model: Any) -> None:
+    """Refuse a shape beside a text LM, which has one."""
+    if not isinstance(model, Mapping) or model.get("text_lm") is None:
+        return
+    beside = [shape.name for shape in fields(ModelShape) if shape.name in model]
+    beside = [name for name in beside if name != "dropout"]
+    if beside:
         raise ConfigError(
-            f"{key}: {message[:1].lower()}{message[1:]}, got {first['input']!r}"
-        ) from error
-
-
-def _drop_empty_sections(kind: type, values: Any) -> Any:
-    """Read ``train:`` with nothing below it as all defaults."""
-    if not isinstance(values, Mapping):
-        return values
-    hints = get_type_hints(kind)
-    return {
-        key: value
-        for key, value in values.items()
-        if not (value is None and key in hints and is_dataclass(hints[key]))
-    }
-
-
-def _check_keys(kind: type, values: Any, where: str) -> None:
-    if not isinstance(values, Mapping):
-        raise ConfigError(
-            f"{where or 'the configuration'}: expected keys and values, got {values!r}"
+            f"model.text_lm={model['text_lm']} brings its own shape: expected no "
+            f"{', '.join(f'model.{name}' for name in beside)} beside it"
         )
-    hints = get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
-    for key, value in values.items():
-        full = f"{where}.{key}" if where else str(key)
-        if key not in known:
-            near = _nearest_key(kind, str(key))
-            meant = f"{where}.{near}" if where else near
-            hint = f"did you mean {meant!r}? " if near else ""
-            raise ConfigError(f"unknown key {full!r}; {hint}known: {', '.join(known)}")
-        if is_dataclass(hints[key]):
-            _check_keys(hints[key], value, full)
-
-
-def _nearest_key(kind: type, key: str) -> str | None:
-    """The key of ``kind``, or of one of its sections, that ``key`` looks most like."""
-    known = {f.name: f.name for f in fields(kind)}
-    if near := difflib.get_close_matches(key, known, n=1):
-        return near[0]
-    for section, hint in get_type_hints(kind).items():
-        if is_dataclass(hint):
-            known.update((f.name, f"{section}.{f.name}") for f in fields(hint))
-    near = difflib.get_close_matches(key, known, n=1)
-    return known[near[0]] if near else None
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -354,8 +369,3 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"{override!r}: {section!r} is a value, not a section")
     values[last] = value
-
-
-def _at_least(least: int, name: str, value: int) -> None:
-    if value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")

@@ -6,11 +6,13 @@ run's configuration does not show: they come with a text LM's weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
-from speechlm.config import ModelConfig
+from torch import Tensor
+
+from speechlm.config import ModelShape
 from speechlm.errors import ConfigError
 
 
@@ -49,8 +51,14 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DepthConfig:
-    """The small Transformer that predicts the streams of one position one after another."""
+    """The small Transformer that predicts the streams of one position one after another.
 
+    Moshi: ``per_step_weights``, ``first_from_body`` (the text stream), no ``last_norm``.
+    CSM: ``first_from_body``, ``shared_embeddings`` and ``rope``, without ``per_step_weights``.
+    """
+
+    row_sizes: tuple[int, ...] = ()
+    """Ids that each stream may hold, as the layout says: :meth:`of`."""
     num_layers: int = 4
     dim: int = 256
     num_heads: int = 4
@@ -58,22 +66,56 @@ class DepthConfig:
     head_dim: int = 0
     """0: ``dim / num_heads``."""
     ffn_dim: int = 704
+    """Inner width of SwiGLU."""
     per_step_weights: bool = True
-    """Own weights for each stream (Moshi), or shared ones (CSM)."""
+    """Own weights for each stream (Moshi), or the same ones for all (CSM)."""
     rope: bool = False
-    """Rotary positions over streams (CSM); Moshi's own weights need none."""
+    """Rotary positions over streams (CSM); weights of their own tell steps apart (Moshi)."""
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-5
+    last_norm: bool = True
+    """A norm before the heads (CSM), or none (Moshi)."""
     first_from_body: bool = False
-    """Stream 0 comes from the body's own head (CSM), not from the depth transformer."""
+    """Stream 0 comes from the body's own head (CSM; Moshi's text), not from here."""
     shared_embeddings: bool = False
-    """Reads streams through the body's embedding and one projection (CSM), not its own (Moshi)."""
+    """Reads the body's state as a position of its own, then each stream through the body's
+    embedding, all by one projection (CSM). Otherwise the body's state is added to every step,
+    to this part's own embedding of the stream before (Moshi)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "dim", "num_heads", "num_kv_heads", "ffn_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"depth.{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"depth.num_heads ({self.num_heads}) must be a multiple of depth.num_kv_heads "
+                f"({self.num_kv_heads})"
+            )
+        if not self.head_dim:
+            if self.dim % self.num_heads:
+                raise ConfigError(
+                    f"depth.num_heads ({self.num_heads}) must divide depth.dim ({self.dim})"
+                )
+            object.__setattr__(self, "head_dim", self.dim // self.num_heads)
+        if self.rope and self.head_dim % 2:
+            raise ConfigError(f"depth.rope needs heads of even width, got {self.head_dim}")
+        if self.per_step_weights and self.shared_embeddings:
+            raise ConfigError(
+                "depth.shared_embeddings needs depth.per_step_weights to be off: "
+                "weights of a step's own come with embeddings of its own"
+            )
+        if any(size < 1 for size in self.row_sizes):
+            raise ConfigError(f"depth.row_sizes must be at least 1 each, got {self.row_sizes}")
+
+    def of(self, row_ids: Sequence[Tensor]) -> Self:
+        """The same for a layout's rows, R tensors int64 [V_r]."""
+        return replace(self, row_sizes=tuple(len(ids) for ids in row_ids))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DecoderConfig(ModelConfig):
-    """A :class:`ModelConfig`, the vocabulary it is for, and what sets its family apart."""
+class DecoderConfig(ModelShape):
+    """A :class:`ModelShape`, the vocabulary it is for, and what sets its family apart."""
 
     vocab_size: int
     norm_eps: float = 1e-5
@@ -103,10 +145,9 @@ class DecoderConfig(ModelConfig):
     """None: streams of a position are predicted side by side."""
 
     @classmethod
-    def of(cls, model: ModelConfig, vocab_size: int) -> Self:
+    def of(cls, model: ModelShape, vocab_size: int) -> Self:
         """The shape of a run's configuration, for a vocabulary."""
-        shape = {field.name: getattr(model, field.name) for field in fields(ModelConfig)}
-        shape = {name: value for name, value in shape.items() if name in _NAMES}
+        shape = {field.name: getattr(model, field.name) for field in fields(ModelShape)}
         return cls(**shape, vocab_size=vocab_size)
 
     def __post_init__(self) -> None:
@@ -145,6 +186,3 @@ class DecoderConfig(ModelConfig):
         from speechlm.config import build
 
         return build(cls, values, "decoder")
-
-
-_NAMES = {field.name for field in fields(DecoderConfig)}
