@@ -136,13 +136,13 @@ class DelayRules:
         self._first, self._last = min(delays), max(delays)
         self._leaders = [row for row, delay in enumerate(delays) if delay == self._first]
         self.start: Hashable = (0, -1)
-        states = [(n, -1) for n in range(self._last + 1)]
-        states += [
+        self.states = [(n, -1) for n in range(self._last + 1)]
+        self.states += [
             (frame, since)
             for frame in range(self._last + 1)
             for since in range(self._first + 1, self._last + 1)
         ]
-        self._names = {state: self._names_at(*state) for state in states}
+        self._names = {state: self._names_at(*state) for state in self.states}
 
     def at(self, state: Any) -> tuple[str, ...]:
         return self._names[state]

@@ -78,6 +78,19 @@ def join(plans: Sequence[Plan]) -> Plan:
     )
 
 
+def stack(plans: Sequence[Plan], num_columns: int) -> Plan:
+    """One below the other, each filled up to ``num_columns``."""
+    filled = [
+        join([plan, blank(plan.cells.shape[0], num_columns - plan.cells.shape[1])])
+        for plan in plans
+    ]
+    return Plan(
+        torch.cat([plan.cells for plan in filled]),
+        torch.cat([plan.kinds for plan in filled]),
+        torch.cat([plan.weights for plan in filled]),
+    )
+
+
 def check_plan(plan: Plan, num_elements: int) -> None:
     """Assert what makes a plan invertible: every element of the content is in one cell."""
     held = plan.cells[plan.is_content]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from speechlm.errors import CheckpointError, ConfigError
+from speechlm.layouts.frames import Monologue, TextFirst
+from speechlm.layouts.interleave import Chain, InterleaveChunks, InterleaveWords
 from speechlm.layouts.patterns import Delays, Groups, Stages
 from speechlm.layouts.plan import PlannedLayout, Spec
 from speechlm.layouts.units_layout import UnitsLayout
@@ -134,6 +136,136 @@ def prosody(
     )
 
 
+def interleave_words(spec: Spec, *, text_weight: float = 1.0) -> InterleaveWords:
+    """Spans of speech and of text take turns in one row, each opened by its mark.
+
+    Sources: Spirit-LM, arXiv:2402.05755; SIMS, arXiv:2504.02398 (see ``spans.choose_spans``).
+    """
+    expect_codebooks(spec, 1, "text and several codebooks go together in text-parallel")
+    return InterleaveWords(spec=spec, text_weight=text_weight)
+
+
+def interleave_chunks(
+    spec: Spec,
+    *,
+    text_chunk: int = 13,
+    speech_chunk: int = 26,
+    text_weight: float = 1.0,
+    question_weight: float = 0.0,
+) -> InterleaveChunks:
+    """So many text tokens, so many units, in turn: speech streams while text leads.
+
+    Sources: GLM-4-Voice (13:26), arXiv:2412.02612; OmniFlatten (2:10), arXiv:2410.17799.
+    """
+    expect_codebooks(spec, 1, "text and several codebooks go together in text-parallel")
+    return InterleaveChunks(
+        spec=spec,
+        text_chunk=text_chunk,
+        speech_chunk=speech_chunk,
+        text_weight=text_weight,
+        question_weight=question_weight,
+    )
+
+
+def chain(
+    spec: Spec,
+    *,
+    question_text: bool = True,
+    answer_text: bool = True,
+    text_weight: float = 1.0,
+    question_weight: float = 0.0,
+) -> Chain:
+    """Question, what was heard as text, the answer as text, the answer, one after another.
+
+    Source: SpeechGPT (chain of modality), arXiv:2305.11000.
+    """
+    return Chain(
+        spec=spec,
+        num_codebooks=spec.num_codebooks,
+        question_text=question_text,
+        answer_text=answer_text,
+        text_weight=text_weight,
+        question_weight=question_weight,
+    )
+
+
+def text_parallel(
+    spec: Spec,
+    *,
+    timed: bool = False,
+    delays: Sequence[int] | None = None,
+    text_weight: float = 1.0,
+    text_pad_weight: float = 0.5,
+    stream_weights: Sequence[float] = (),
+    question_weight: float = 0.0,
+) -> TextFirst | Monologue:
+    """A text row above K audio rows: written first, or ``timed``, each word at its frame.
+
+    ``delays`` are the text's and each codebook's: 0, 1, 2, … if not given, 0, 0, 1, 1, … timed.
+    Sources: Mini-Omni, arXiv:2408.16725; Moshi (timed), arXiv:2410.00037.
+    """
+    num_codebooks = spec.num_codebooks
+    chosen = tuple(delays or (0, *(range(1, num_codebooks + 1))))
+    if timed and delays is None:
+        chosen = (0, *acoustic_delays(num_codebooks))
+    expect_count("delays, the text's first", chosen, 1 + num_codebooks)
+    if not timed:
+        if chosen[0]:
+            raise ConfigError(f"expected text without delay, got {list(chosen)}; or set timed=true")
+        return TextFirst(
+            spec=spec,
+            delays=chosen[1:],
+            text_weight=text_weight,
+            stream_weights=tuple(stream_weights),
+            question_weight=question_weight,
+        )
+    expect_no_wait(chosen)
+    return Monologue(
+        spec=spec,
+        num_codebooks=num_codebooks,
+        text=True,
+        other=False,
+        delays=chosen,
+        text_weight=text_weight,
+        text_pad_weight=text_pad_weight,
+        stream_weights=tuple(stream_weights),
+        question_weight=question_weight,
+    )
+
+
+def duplex(
+    spec: Spec,
+    *,
+    text: bool = False,
+    delays: Sequence[int] | None = None,
+    text_weight: float = 1.0,
+    text_pad_weight: float = 0.5,
+    stream_weights: Sequence[float] = (),
+    other_weight: float = 1.0,
+) -> Monologue:
+    """Two speakers side by side: own rows, the other's, and with ``text`` what oneself says.
+
+    ``delays`` are the text's, own and the other's: 0 for text and each first codebook, 1 for the
+    others, if not given. Sources: dGSLM, arXiv:2203.16502; Moshi (text + 8 + 8),
+    arXiv:2410.00037; NTPP (pairs), arXiv:2506.00975.
+    """
+    speaker = acoustic_delays(spec.num_codebooks)
+    chosen = tuple([0] * text + speaker + speaker if delays is None else delays)
+    expect_count("delays", chosen, int(text) + 2 * spec.num_codebooks)
+    expect_no_wait(chosen)
+    return Monologue(
+        spec=spec,
+        num_codebooks=spec.num_codebooks,
+        text=text,
+        other=True,
+        delays=chosen,
+        text_weight=text_weight,
+        text_pad_weight=text_pad_weight,
+        stream_weights=tuple(stream_weights),
+        other_weight=other_weight,
+    )
+
+
 LAYOUTS: dict[str, Callable[..., PlannedLayout]] = {
     "flat": flat,
     "flattened": flattened,
@@ -142,6 +274,11 @@ LAYOUTS: dict[str, Callable[..., PlannedLayout]] = {
     "coarse-first": coarse_first,
     "grouped": grouped,
     "prosody": prosody,
+    "interleave-words": interleave_words,
+    "interleave-chunks": interleave_chunks,
+    "chain": chain,
+    "text-parallel": text_parallel,
+    "duplex": duplex,
 }
 """Every layout's maker; its docstring says what it is, its keyword arguments are the options."""
 
@@ -185,6 +322,11 @@ def layout_from_dict(values: Mapping[str, Any]) -> PlannedLayout:
     if missing:
         raise CheckpointError(f"a saved layout lacks {', '.join(sorted(missing))}")
     return build_layout(values["name"], values["options"], int(values["num_codebooks"]))
+
+
+def acoustic_delays(num_codebooks: int) -> list[int]:
+    """Moshi's: the first codebook, which is semantic, one column before the others."""
+    return [0] + [1] * (num_codebooks - 1)
 
 
 def expect_codebooks(spec: Spec, expected: int, otherwise: str) -> None:

@@ -112,8 +112,10 @@ class UnitsLayout(PlannedLayout):
             return self._prompt_stages(vocabulary, self.pattern, content["speech"])
         speech = self._units(content, "speech")
         start = gather(vocabulary, self._mark("speech", 0.0), [])
+        wide = F.pad(speech, (0, self.pattern.lookahead))
+        plan = self._place(wide, end=False)
         num_known = torch.full((self.pattern.num_codebooks,), speech.shape[1])
-        known, given = known_columns(vocabulary, self.pattern, speech, num_known)
+        known, given = split_known(gather(vocabulary, plan, [wide]), plan, wide.shape[1], num_known)
         return Prompt(ids=torch.cat([start, known], dim=1), given=given)
 
     def read(self, vocabulary: Vocabulary, prompt: Prompt, ids: Tensor) -> dict[str, Tensor]:
@@ -183,29 +185,27 @@ def row_weights(
     return [weight * stream_weights[streams[0]] for streams in row_kinds]
 
 
-def known_columns(
-    vocabulary: Vocabulary, pattern: Pattern, codes: Tensor, num_known: Tensor
+def split_known(
+    ids: Tensor, placed: Plan, num_frames: int, num_known: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Lay out frames of which only the first ones of each codebook are known.
+    """Part columns of which only the first frames of each stream are known.
 
     Args:
-        codes: int64 [K, F]; what is not known is ignored.
-        num_known: Known frames of each codebook, int64 [K].
+        ids: int64 [R, S]; what is not known is ignored.
+        placed: The plan of their frames.
+        num_frames: F of that plan, larger than what is known by as many as share its columns.
+        num_known: Known frames of each stream that the plan counts, int64 [K].
 
     Returns:
-        ids: The columns known whole, int64 [R, S].
-        given: The columns after them as far as anything in them is known, int64 [R, n], -1 where
-            free.
+        known: The columns known whole, int64 [R, n].
+        given: Those after them, as far as anything in them is known, int64 [R, m], -1 where free.
     """
-    wide = F.pad(codes, (0, pattern.lookahead))
-    num_streams = len(vocabulary.stream_sizes)
-    plan = pattern.place(wide.shape[1], end=False, weights=[0.0] * num_streams)
-    codebook, frame = plan.cells // wide.shape[1], plan.cells % wide.shape[1]
-    known = plan.is_content & (frame < num_known[codebook.clamp(max=len(num_known) - 1)])
+    stream, frame = placed.cells // num_frames, placed.cells % num_frames
+    known = placed.is_content & (frame < num_known[stream.clamp(max=len(num_known) - 1)])
     # Fill before a row's first frame is known too; fill after its last one is not there yet.
-    begun = plan.is_content.long().cumsum(dim=1) > 0
+    begun = placed.is_content.long().cumsum(dim=1) > 0
     settled = known | ~begun
     whole = int(settled.all(dim=0).long().cumprod(0).sum())
     reach = int(known.any(dim=0).nonzero().max()) + 1 if bool(known.any()) else 0
-    ids = gather(vocabulary, plan, [wide]).where(settled, torch.tensor(-1))
-    return ids[:, :whole], ids[:, whole : max(reach, whole)]
+    masked = ids.where(settled, torch.tensor(-1))
+    return masked[:, :whole], masked[:, whole : max(reach, whole)]
