@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +28,11 @@ from torch.nn import functional as F
 from speechlm.errors import InputError
 from speechlm.model.architecture import DecoderConfig
 from speechlm.model.cache import CacheStep
-from speechlm.model.depth import DepthTransformer
 from speechlm.model.norm import RMSNorm, compute_dtype
 from speechlm.model.rotary import rotary_table, rotate
+
+if TYPE_CHECKING:
+    from speechlm.model.depth import DepthTransformer
 
 INIT_STD = 0.02
 ACOUSTIC_STD = 0.2
@@ -45,7 +48,7 @@ def make_norm(config: DecoderConfig) -> nn.Module:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Context:
+class Context:
     """What every layer needs to know of the positions at hand."""
 
     cos: Tensor | None
@@ -77,16 +80,16 @@ class Attention(nn.Module):
         """The three as one matrix, where :mod:`speechlm.model.fast` made the model ready to
         decode."""
 
-    def forward(self, x: Tensor, context: _Context) -> Tensor:
-        q, k, v = self._heads(x, context)
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = self.project(x, context)
         if context.cache is not None:
             attended = context.cache.attend(self.layer, q[0], k[0], v[0])[None]
         else:
-            attended = _attend(q, k, v, context.mask)
+            attended = attend(q, k, v, context.mask)
         output: Tensor = self.o_proj(attended.flatten(2))
         return output
 
-    def _heads(self, x: Tensor, context: _Context) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, float [B, S, heads, head_dim], turned."""
         # unflatten rather than einops here: decoding one position is a matter of microseconds.
         if self.qkv_proj is not None:
@@ -144,7 +147,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = make_norm(config)
         self.mlp = FeedForward(config)
 
-    def forward(self, x: Tensor, context: _Context, select: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, select: Tensor | None = None) -> Tensor:
         attended = x + self._drop(self.self_attn(self.input_layernorm(x), context))
         if select is not None:
             x, attended = x.flatten(0, 1)[select], attended.flatten(0, 1)[select]
@@ -188,7 +191,12 @@ class Decoder(nn.Module):
             if config.tie_embeddings
             else nn.Linear(config.model_dim, config.vocab_size, bias=False)
         )
-        self.depth = None if config.depth is None else DepthTransformer(config)
+        self.depth: DepthTransformer | None = None
+        """Predicts the streams of a position one after another, where there is one."""
+        if config.depth is not None:
+            from speechlm.model.depth import DepthTransformer  # made of this file's layers
+
+            self.depth = DepthTransformer(config)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -295,13 +303,13 @@ class Decoder(nn.Module):
         """Read ids [B, S] or [B, R, S] as float [B, S, D]."""
         table = self.model.embed_tokens
         if ids.ndim == 2:
-            x = table(ids)
+            x: Tensor = table(ids)
         elif ids.shape[1] == 1:
             x = table(ids[:, 0])
         else:
             columns = ids.transpose(1, 2).reshape(-1, ids.shape[1])
             x = F.embedding_bag(columns, table.weight, mode="sum")
-            x = x.unflatten(0, (ids.shape[0], ids.shape[2]))
+            x = x.view(ids.shape[0], ids.shape[2], -1)
         if self.config.embed_scale != 1:
             x = x * self.config.embed_scale
         if self.model.embed_positions is not None:
@@ -312,7 +320,7 @@ class Decoder(nn.Module):
 
     def _context(
         self, ids: Tensor, segment_ids: Tensor | None, cache: CacheStep | None
-    ) -> tuple[_Context, Tensor]:
+    ) -> tuple[Context, Tensor]:
         count = ids.shape[-1]
         longest = count
         mask = None
@@ -351,16 +359,16 @@ class Decoder(nn.Module):
                 compute_dtype(self.model.embed_tokens.weight),
             )
             cos, sin = cos[positions][:, :, None], sin[positions][:, :, None]
-        return _Context(cos=cos, sin=sin, mask=mask, cache=cache), positions
+        return Context(cos=cos, sin=sin, mask=mask, cache=cache), positions
 
 
-def _turn(x: Tensor, context: _Context) -> Tensor:
+def _turn(x: Tensor, context: Context) -> Tensor:
     if context.cos is None or context.sin is None:
         return x
     return rotate(x, context.cos, context.sin)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Attention, float [B, S, heads, head_dim], without dropout: CPU kernels have none."""
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     dtype, group = q.dtype, q.shape[1] // k.shape[1]
