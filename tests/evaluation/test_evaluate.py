@@ -20,6 +20,7 @@ from speechlm.evaluation.evaluate import evaluate
 from speechlm.evaluation.measures import codebook_usage, confusions, proportion, unit_perplexity
 from speechlm.evaluation.report import differences
 from speechlm.layouts.conversation import LMSequence, encode_speech
+from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model.architecture import DecoderConfig
 from speechlm.model.decoder import Decoder
@@ -91,7 +92,7 @@ def tiny_lm(tokenizer: LogMelKMeans) -> UnitLM:
         max_positions=512,
         vocab_size=vocabulary.size,
     )
-    return UnitLM(Decoder(shape), vocabulary)
+    return UnitLM(Decoder(shape), vocabulary, build_layout("flat", {}, 1))
 
 
 @pytest.fixture(scope="module")

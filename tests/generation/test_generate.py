@@ -7,6 +7,7 @@ from speechlm.config import SamplingConfig
 from speechlm.errors import InputError
 from speechlm.generation import generate as engine
 from speechlm.generation.generate import generate, generate_stream
+from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model.architecture import DecoderConfig
 from speechlm.model.decoder import Decoder
@@ -38,7 +39,7 @@ def make_lm(max_positions: int = 48) -> UnitLM:
         for parameter in decoder.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(12)
-    return UnitLM(decoder, VOCABULARY)
+    return UnitLM(decoder, VOCABULARY, build_layout("flat", {}, 1))
 
 
 LM = make_lm()

@@ -9,6 +9,7 @@ import torch
 from speechlm import SpeechLM, load_vocoder
 from speechlm.audio import load_audio
 from speechlm.data.human import human_clips
+from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model.architecture import DecoderConfig
 from speechlm.model.decoder import Decoder
@@ -41,7 +42,11 @@ def small_bundle(seed: int = 1) -> SpeechLM:
     with torch.no_grad():  # an untrained LM may end at once; this one never does
         decoder.lm_head.weight[vocabulary.end] = 0.0
         decoder.lm_head.weight[vocabulary.size - 1] += 1.0
-    return SpeechLM(tokenizer, UnitLM(decoder, vocabulary), load_vocoder("centroid-mel", tokenizer))
+    return SpeechLM(
+        tokenizer,
+        UnitLM(decoder, vocabulary, build_layout("flat", {}, 1)),
+        load_vocoder("centroid-mel", tokenizer),
+    )
 
 
 def question() -> Path:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from speechlm.errors import CheckpointError, InputError
 from speechlm.files import read_json, write_json
 from speechlm.layouts.conversation import LMSequence
+from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model import unit_lm
 from speechlm.model.architecture import DecoderConfig
@@ -14,6 +15,7 @@ from speechlm.model.decoder import Decoder
 from speechlm.model.unit_lm import UnitLM
 
 VOCABULARY = Vocabulary(tokenizer_fingerprint="tokenizer-01", stream_sizes=(20,))
+LAYOUT = build_layout("flat", {}, 1)
 
 
 def small_lm(tie: bool = True, seed: int = 0) -> UnitLM:
@@ -31,7 +33,7 @@ def small_lm(tie: bool = True, seed: int = 0) -> UnitLM:
     decoder = Decoder(config)
     with torch.no_grad():
         decoder.model.embed_tokens.weight.mul_(20)
-    return UnitLM(decoder, VOCABULARY)
+    return UnitLM(decoder, VOCABULARY, LAYOUT)
 
 
 def random_sequences(lengths: list[int]) -> list[LMSequence]:
@@ -73,7 +75,7 @@ def test_weights_that_do_not_fit_their_config_are_refused(tmp_path: Path) -> Non
 def test_a_decoder_of_another_size_is_refused() -> None:
     other = Vocabulary(tokenizer_fingerprint="tokenizer-01", stream_sizes=(21,))
     with pytest.raises(InputError, match="of 26 ids, as the vocabulary has, got one of 25"):
-        UnitLM(small_lm().decoder, other)
+        UnitLM(small_lm().decoder, other, LAYOUT)
 
 
 def test_likelihood_is_the_weighted_sum_of_log_probabilities() -> None:
