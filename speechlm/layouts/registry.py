@@ -299,11 +299,34 @@ def build_layout(name: str, options: Mapping[str, Any], num_codebooks: int) -> P
         if key not in known:
             raise ConfigError(f"the layout {name!r} has no option {key!r}; {nearest(key, known)}")
     chosen = {key: _frozen(options.get(key, default)) for key, default in known.items()}
+    for key, value in chosen.items():
+        expected = _expected_type(key, value, known[key])
+        if expected:
+            raise ConfigError(f"the layout {name!r} takes {key} as {expected}, got {value!r}")
     spec = Spec(name=name, num_codebooks=num_codebooks, options=tuple(chosen.items()))
-    try:
-        return LAYOUTS[name](spec, **chosen)
-    except TypeError as error:  # a number where a list belongs, or the like
-        raise ConfigError(f"an option of the layout {name!r} is of a wrong type: {error}") from None
+    return LAYOUTS[name](spec, **chosen)
+
+
+def _expected_type(key: str, value: Any, default: Any) -> str:
+    """What an option should be, if ``value`` is not; else empty."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        return "" if is_number and isinstance(value, int) else "a whole number"
+    if isinstance(default, float):
+        return "" if is_number and value >= 0 else "a number of 0 or more"
+    if value is None and default is None:
+        return ""
+    # Weights are any numbers; what is None by default (delays, stages) is whole ones.
+    whole = default is None
+    kinds = (int,) if whole else (int, float)
+    rows = value if key == "stages" else (value,)
+    fits = isinstance(rows, tuple) and all(
+        isinstance(row, tuple) and all(type(part) in kinds for part in row) for row in rows
+    )
+    lists = "lists" if key == "stages" else "a list"
+    return "" if fits else f"{lists} of {'whole ' * whole}numbers"
 
 
 def layout_options(name: str) -> dict[str, Any]:

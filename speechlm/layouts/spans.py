@@ -82,7 +82,7 @@ def _poisson(count: int, mean: float, fraction: float, generator: torch.Generato
     spoken = [False] * count
     wanted = round(fraction * count)
     while wanted > 0:
-        length = int(torch.poisson(torch.tensor(mean), generator=generator))
+        length = int(torch.poisson(torch.tensor(float(mean)), generator=generator))
         length = min(max(length, 1), wanted)
         # A span needs a written word, or an end of the recording, on both of its sides.
         places = [
