@@ -77,8 +77,20 @@ class TextTokenizer:
         return cls(tokenizer)
 
     def save(self, folder: str | Path) -> None:
-        """Write the tokenizer's files, all or none."""
-        with write_folder_aside(Path(folder)) as aside:
+        """Write the tokenizer's files, all or none, in place of another tokenizer's.
+
+        Raises:
+            InputError: The folder holds other things, which would be lost.
+        """
+        folder = Path(folder)
+        known = {*PATTERNS, "chat_template.jinja"}
+        others = {path.name for path in folder.iterdir()} - known if folder.is_dir() else set()
+        if others or folder.is_file():
+            raise InputError(
+                f"{folder} holds {min(others, default='a file')}; expected a folder of its own "
+                "for the text tokenizer"
+            )
+        with write_folder_aside(folder) as aside:
             self._tokenizer.save_pretrained(aside)
 
     @functools.cached_property

@@ -108,6 +108,17 @@ def test_a_saved_tokenizer_is_the_same_one(tmp_path: Path) -> None:
         assert torch.equal(again.encode("the cat"), text.encode("the cat"))
 
 
+def test_only_a_tokenizers_folder_is_replaced(tmp_path: Path) -> None:
+    TEXT.save(tmp_path / "text")
+    KINDS["pieces"].save(tmp_path / "text")
+    assert TextTokenizer.load(tmp_path / "text").size == KINDS["pieces"].size
+    (tmp_path / "text" / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match=r"text holds mine\.txt; expected a folder of its own"):
+        TEXT.save(tmp_path / "text")
+    with pytest.raises(InputError, match=r"mine\.txt holds a file; expected"):
+        TEXT.save(tmp_path / "text" / "mine.txt")
+
+
 def test_the_fingerprint_is_the_same_on_every_machine_and_version() -> None:
     # Training a tokenizer is deterministic; an older or newer transformers must not rename it.
     assert KINDS["pieces"].fingerprint == "text-fbc04e3c9d074a82"
