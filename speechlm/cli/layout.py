@@ -194,8 +194,8 @@ def facts(layout: PlannedLayout, frame_rate: float) -> list[str]:
         for frames, tokens in ((120, 0), (240, 0), (240, 60))
     ]
     # A question takes as many positions as its answer.
-    turns = sum(field.kind == "units" and not field.optional for field in layout.fields)
-    a_frame = (sizes[1] - sizes[0]) / 120 / (turns if layout.name == "chain" else 1)
+    turns = 2 if layout.name == "chain" else 1
+    a_frame = (sizes[1] - sizes[0]) / 120 / turns
     a_second = (
         f"{a_frame:.3g} a unit frame, {a_frame * frame_rate:.4g} a second at {frame_rate:g} Hz"
     )

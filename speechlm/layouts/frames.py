@@ -38,6 +38,7 @@ from speechlm.layouts.plan import (
     stack,
     text_field,
     units_field,
+    without_text,
 )
 from speechlm.layouts.units_layout import check_weights, split_known
 from speechlm.layouts.vocabulary import CONTROLS, Vocabulary
@@ -50,7 +51,7 @@ class TextFirst(PlannedLayout):
     """Fields ``text`` [T] and ``speech`` [K, F], or ``question``, ``text`` and ``answer``.
 
     Row 0 holds the text, its end, then fill; the K rows below hold the units, each with its
-    delay. The text may be longer than the audio, or shorter.
+    delay. The text may be longer than the audio, or shorter, or not be there.
     """
 
     delays: tuple[int, ...]
@@ -82,7 +83,15 @@ class TextFirst(PlannedLayout):
         return codebook_sizes
 
     def plan(self, content: Content) -> tuple[Plan, Counted]:
-        names = check_fields(self.name, content, ("text", "speech"), ("question", "text", "answer"))
+        names = check_fields(
+            self.name,
+            content,
+            ("text", "speech"),
+            ("question", "text", "answer"),
+            ("speech",),
+            ("question", "answer"),
+        )
+        content = without_text(content)
         said = "answer" if "answer" in names else "speech"
         text, units = text_field(content, "text"), self._units(content, said)
         audio = self._place(units, end=True, weight=1.0).after(len(text))
@@ -105,9 +114,22 @@ class TextFirst(PlannedLayout):
         return TextFirstRules(Delays(self.delays).rules(vocabulary), len(self.delays))
 
     def prompt(self, vocabulary: Vocabulary, content: Content) -> Prompt:
-        """A ``question``, the ``text`` to be spoken, or both."""
+        """A ``question``, the ``text`` to be spoken, or both; or ``speech`` to be gone on from.
+
+        Speech that goes on has all of its text (or none) from the start.
+        """
         self.check(vocabulary)
-        names = check_fields(self.name, content, ("question",), ("text",), ("question", "text"))
+        names = check_fields(
+            self.name,
+            content,
+            ("question",),
+            ("text",),
+            ("question", "text"),
+            ("text", "speech"),
+            ("speech",),
+        )
+        if "speech" in names:
+            return self._prompt_speech(vocabulary, without_text(content))
         if "question" in names:
             question = self._units(content, "question")
             ids = gather(vocabulary, self._ask(question), [question])
@@ -121,9 +143,32 @@ class TextFirst(PlannedLayout):
         return Prompt(ids=ids, given=given)
 
     def read(self, vocabulary: Vocabulary, prompt: Prompt, ids: Tensor) -> dict[str, Tensor]:
+        if prompt.state is not None:  # goes on where the first of the audio rows does
+            waits = [delay - min(self.delays) for delay in self.delays]
+            return {"speech": Delays(tuple(waits)).read(vocabulary, ids[1:])}
         said = "answer" if int(prompt.ids[0, 0]) == vocabulary.user else "speech"
         content = self._read(vocabulary, ids, said)
         return {said: content[said]} if prompt.given.numel() else content
+
+    def _prompt_speech(self, vocabulary: Vocabulary, content: Content) -> Prompt:
+        text, speech = text_field(content, "text"), self._units(content, "speech")
+        wide = F.pad(speech, (0, Delays(self.delays).lookahead))
+        audio = self._place(wide, end=False, weight=0.0)
+        num_known = torch.full((len(self.delays),), speech.shape[1])
+        rows = gather(vocabulary, audio, [wide])
+        known, given = split_known(rows, audio, wide.shape[1], num_known)
+        written = gather(vocabulary, _written(text, 0.0), [text])
+        left = written.shape[1] - known.shape[1]
+        width = max(left, given.shape[1], 0)
+        known_text = F.pad(written, (0, max(-left, 0)))[:, : known.shape[1]]
+        given_text = F.pad(written[:, known.shape[1] :], (0, width - max(left, 0)), value=-1)
+        given = F.pad(given, (0, width - given.shape[1]), value=-1)
+        start = gather(vocabulary, self._mark("speech", 0.0), [])
+        return Prompt(
+            ids=torch.cat([start, torch.cat([known_text, known])], dim=1),
+            given=torch.cat([given_text, given]),
+            state=(left > 0, (min(self.delays), -1)),
+        )
 
     def _ask(self, question: Tensor) -> Plan:
         audio = self._place(question, end=False, weight=self.question_weight)
@@ -193,7 +238,7 @@ class Monologue(PlannedLayout):
 
     With another speaker: fields ``self`` and ``other``, units [K, F] of equal length. Without:
     ``speech``, or ``question`` and ``answer``. With text besides: ``text`` [T] and ``words``
-    [W, 2], the frame at which each word begins and how many tokens it has.
+    [W, 2], the frame at which each word begins and how many tokens it has; none if not given.
 
     In the text row a word's tokens follow each other from the frame where it begins; ``word``
     stands in the frame before (Moshi's EPAD), ``pad`` in all others.
@@ -239,11 +284,16 @@ class Monologue(PlannedLayout):
     def plan(self, content: Content) -> tuple[Plan, Counted]:
         texts = ("text", "words") if self.text else ()
         if self.other:
-            check_fields(self.name, content, (*texts, "self", "other"))
+            check_fields(self.name, content, (*texts, "self", "other"), ("self", "other"))
             plan, counted = self._place(content, ("self", "other"), end=True)
         else:
             names = check_fields(
-                self.name, content, (*texts, "speech"), (*texts, "question", "answer")
+                self.name,
+                content,
+                (*texts, "speech"),
+                (*texts, "question", "answer"),
+                ("speech",),
+                ("question", "answer"),
             )
             if "question" in names:
                 question = self._units(content, "question")
@@ -278,7 +328,7 @@ class Monologue(PlannedLayout):
         texts = ("text", "words") if self.text else ()
         said = ("self", "other") if self.other else ("speech",)
         questions = () if self.other else (("question",),)
-        if "question" in check_fields(self.name, content, (*texts, *said), *questions):
+        if "question" in check_fields(self.name, content, (*texts, *said), said, *questions):
             question = self._units(content, "question")
             ids = gather(vocabulary, self._ask(question), [question])
             return Prompt(ids=ids, given=ids[:, :0])
@@ -289,6 +339,7 @@ class Monologue(PlannedLayout):
                 f"expected the other speaker for as long as oneself, {own} frames or more, "
                 f"got {units[-1].shape[1]}"
             )
+        content = without_text(content)
         slots = self._write(content, own)[0] if self.text else None
         num_frames = longest + max(self.delays) + 1
         wide = {
@@ -321,6 +372,7 @@ class Monologue(PlannedLayout):
 
     def _place(self, content: Content, said: tuple[str, ...], *, end: bool) -> tuple[Plan, Counted]:
         """The rows of ``said``, and of the text if there is any, without the start."""
+        content = without_text(content)
         units = [self._units(content, name) for name in said]
         num_frames = units[0].shape[1]
         if units[-1].shape[1] != num_frames:

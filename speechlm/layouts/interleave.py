@@ -35,6 +35,7 @@ from speechlm.layouts.plan import (
     run,
     text_field,
     units_field,
+    without_text,
 )
 from speechlm.layouts.vocabulary import CONTROLS, Vocabulary
 
@@ -45,6 +46,8 @@ SPANS = ("text", "speech")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InterleaveWords(PlannedLayout):
     """Fields ``text`` [T], ``speech`` [1, F] and ``spans`` [N, 2]: which follows which, how long.
+
+    ``speech`` by itself is one span of it.
 
     The spans, alternately 0 (text) and 1 (speech), take the text and the speech in order. None
     is empty, except a single one, which is text or speech of length 0.
@@ -69,7 +72,7 @@ class InterleaveWords(PlannedLayout):
         return codebook_sizes
 
     def plan(self, content: Content) -> tuple[Plan, Counted]:
-        check_fields(self.name, content, (*SPANS, "spans"))
+        content = self._all_fields(content)
         lengths = content["spans"][:, 1].tolist()
         if len(lengths) > 1 and 0 in lengths:
             raise InputError(f"expected no empty span among several, got lengths {lengths}")
@@ -89,7 +92,7 @@ class InterleaveWords(PlannedLayout):
         speech after text (synthesis).
         """
         self.check(vocabulary)
-        check_fields(self.name, content, (*SPANS, "spans"))
+        content = self._all_fields(content)
         lengths = content["spans"][:, 1].tolist()
         if 0 in lengths[:-1]:
             raise InputError(f"expected no empty span but the last, got lengths {lengths}")
@@ -106,6 +109,13 @@ class InterleaveWords(PlannedLayout):
         content = self._read_spans(vocabulary, torch.cat([opened, ids[0]]))
         spans = content["spans"]
         return {**content, "spans": spans[(spans[:, 1] > 0) | (len(spans) == 1)]}
+
+    def _all_fields(self, content: Content) -> Content:
+        names = check_fields(self.name, content, (*SPANS, "spans"), ("speech",))
+        if "spans" in names:
+            return content
+        spans = torch.tensor([[1, content["speech"].shape[-1]]])
+        return {"text": spans[:0, 0], "speech": content["speech"], "spans": spans}
 
     def _plan_spans(self, content: Content) -> tuple[Plan, Counted]:
         text, speech = text_field(content, "text"), units_field(content, "speech", 1)
@@ -179,7 +189,7 @@ class InterleaveChunks(PlannedLayout):
     """Fields ``text`` [T] and ``speech`` [1, F], or ``question``, ``text`` and ``answer``.
 
     Chunks of text and of units take turns, text first; once one of them is used up, the rest of
-    the other follows.
+    the other follows. Speech may come without its text.
     """
 
     text_chunk: int
@@ -213,7 +223,20 @@ class InterleaveChunks(PlannedLayout):
         return codebook_sizes
 
     def plan(self, content: Content) -> tuple[Plan, Counted]:
-        names = check_fields(self.name, content, ("text", "speech"), ("question", "text", "answer"))
+        plan, counted = self._plan_known(content)
+        return join([plan, mark("end", [1.0])]), counted
+
+    def _plan_known(self, content: Content) -> tuple[Plan, Counted]:
+        """All but the end."""
+        names = check_fields(
+            self.name,
+            content,
+            ("text", "speech"),
+            ("question", "text", "answer"),
+            ("speech",),
+            ("question", "answer"),
+        )
+        content = without_text(content)
         asked = units_field(content, "question", 1) if "question" in names else None
         said = "speech" if asked is None else "answer"
         text, units = text_field(content, "text"), units_field(content, said, 1)
@@ -225,13 +248,12 @@ class InterleaveChunks(PlannedLayout):
             parts.append(run(TEXT, text_at, text_to, self.text_weight))
             parts.append(run(0, num_text + units_at, num_text + units_to, 1.0))
             text_at, units_at = text_to, units_to
-        body = join([*parts, mark("end", [1.0])])
         if asked is None:
             start = mark("speech", [0.0])
-            return join([start, body]), (("text", text), (said, units))
+            return join([start, *parts]), (("text", text), (said, units))
         start = ask(asked.shape[1], self.question_weight)
         counted = (("question", asked), ("text", text), (said, units))
-        return join([start, body.after(asked.numel())]), counted
+        return join([start, *(part.after(asked.numel()) for part in parts)]), counted
 
     def parse(self, vocabulary: Vocabulary, ids: Tensor) -> dict[str, Tensor]:
         if ids.shape[1] and int(ids[0, 0]) == vocabulary.user:
@@ -245,15 +267,20 @@ class InterleaveChunks(PlannedLayout):
         return ChunkRules(self.text_chunk, self.speech_chunk, vocabulary)
 
     def prompt(self, vocabulary: Vocabulary, content: Content) -> Prompt:
-        """A ``question`` to be answered, or nothing: text and speech from the start."""
+        """A ``question`` to be answered, or ``speech`` (and its ``text``) to be gone on from."""
         self.check(vocabulary)
-        names = check_fields(self.name, content, ("question",), ())
-        plan, fields = mark("speech", [0.0]), []
-        if names:
-            fields = [units_field(content, "question", 1)]
-            plan = ask(fields[0].shape[1], self.question_weight)
-        ids = gather(vocabulary, plan, fields)
-        return Prompt(ids=ids, given=ids[:, :0])
+        names = check_fields(self.name, content, ("question",), ("text", "speech"), ("speech",))
+        if "question" in names:
+            question = units_field(content, "question", 1)
+            ids = gather(vocabulary, ask(question.shape[1], self.question_weight), [question])
+            return Prompt(ids=ids, given=ids[:, :0])
+        plan, counted = self._plan_known(content)
+        ids = gather(vocabulary, plan, [field for _, field in counted])
+        rules = self.rules(vocabulary)
+        state: Hashable | None = rules.start
+        for column in ids[:, 1:].T.tolist():
+            state = rules.advance(state, column)
+        return Prompt(ids=ids, given=ids[:, :0], state=state)
 
     def read(self, vocabulary: Vocabulary, prompt: Prompt, ids: Tensor) -> dict[str, Tensor]:
         said = "answer" if int(prompt.ids[0, 0]) == vocabulary.user else "speech"
@@ -301,6 +328,8 @@ class ChunkRules:
 class Chain(PlannedLayout):
     """Fields ``question``, ``question_text``, ``answer_text``, ``answer``: each after the last.
 
+    Or ``speech`` by itself, ``[speech] u … [end]``.
+
     The model first writes what it heard and what it will say, then says it.
     """
 
@@ -315,11 +344,12 @@ class Chain(PlannedLayout):
 
     @property
     def fields(self) -> tuple[Field, ...]:
+        names = [*(name for name, _ in self._parts), "speech"]
         return tuple(
-            Field(name=name, kind="text")
+            Field(name=name, kind="text", optional=True)
             if name.endswith("text")
-            else Field(name=name, kind="units", num_streams=self.num_codebooks)
-            for name, _ in self._parts
+            else Field(name=name, kind="units", num_streams=self.num_codebooks, optional=True)
+            for name in names
         )
 
     @property
@@ -331,29 +361,37 @@ class Chain(PlannedLayout):
         return codebook_sizes
 
     def plan(self, content: Content) -> tuple[Plan, Counted]:
-        check_fields(self.name, content, [name for name, _ in self._parts])
+        names = check_fields(self.name, content, [name for name, _ in self._parts], ("speech",))
+        if "speech" in names:
+            return self._plan_speech(content, end=True)
         return self._plan_parts(content)
 
     def parse(self, vocabulary: Vocabulary, ids: Tensor) -> dict[str, Tensor]:
+        if ids.shape[1] and int(ids[0, 0]) == vocabulary.speech:
+            return {"speech": self._pattern.read(vocabulary, ids[:, 1:])}
         return self._read_parts(vocabulary, ids[0, 1:], 0)
 
     def rules(self, vocabulary: Vocabulary) -> Rules:
         return ChainRules([mark for _, mark in self._parts], self._pattern.rules(vocabulary))
 
     def prompt(self, vocabulary: Vocabulary, content: Content) -> Prompt:
-        """The ``question``, and of the texts that follow as many as are known."""
+        """The ``question``, and of the texts that follow as many as are known; or ``speech``."""
         self.check(vocabulary)
         parts = [name for name, _ in self._parts[:-1]]
         prefixes = [parts[:count] for count in range(1, len(parts) + 1)]
-        num_known = len(check_fields(self.name, content, *prefixes))
-        plan, counted = self._plan_parts(content)
+        names = check_fields(self.name, content, *prefixes, ("speech",))
+        if "speech" in names:
+            plan, counted = self._plan_speech(content, end=False)
+        else:
+            plan, counted = self._plan_parts(content)
         ids = gather(vocabulary, plan, [field for _, field in counted])
-        state = self.rules(vocabulary).start
-        if num_known > 1:
-            state = ChainRules.begin(num_known, self._pattern.rules(vocabulary), len(parts))
+        begun = len(parts) if "speech" in names else len(names)
+        state = ChainRules.begin(begun, self._pattern.rules(vocabulary), len(parts))
         return Prompt(ids=ids, given=ids[:, :0], state=state)
 
     def read(self, vocabulary: Vocabulary, prompt: Prompt, ids: Tensor) -> dict[str, Tensor]:
+        if int(prompt.ids[0, 0]) == vocabulary.speech:
+            return {"speech": self._pattern.read(vocabulary, ids)}
         begun = int((prompt.ids < len(CONTROLS)).sum()) - 1
         return self._read_parts(vocabulary, ids[0], begun)
 
@@ -370,6 +408,12 @@ class Chain(PlannedLayout):
     @property
     def _pattern(self) -> Stages:
         return Stages((tuple(range(self.num_codebooks)),))
+
+    def _plan_speech(self, content: Content, *, end: bool) -> tuple[Plan, Counted]:
+        speech = units_field(content, "speech", self.num_codebooks)
+        weights = (1.0,) * self.num_codebooks
+        placed = self._pattern.place(speech.shape[1], end=end, weights=weights)
+        return join([mark("speech", [0.0]), placed]), (("speech", speech),)
 
     def _plan_parts(self, content: Content) -> tuple[Plan, Counted]:
         """The parts that ``content`` has, up to the mark of the next, or the end."""

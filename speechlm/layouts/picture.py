@@ -68,7 +68,9 @@ def sample_content(
         asks: A question and its answer, where the layout has both templates.
     """
     names = {field.name for field in layout.fields}
-    if {"speech", "question"} <= names:
+    if layout.name == "chain":
+        names -= {"speech"}
+    elif {"speech", "question"} <= names:
         names -= {"speech"} if asks else {"question", "answer"}
     if "words" in names:
         num_tokens = min(num_tokens, num_frames)

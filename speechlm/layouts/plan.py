@@ -317,12 +317,11 @@ class PlannedLayout(ABC):
 def _row_ids(vocabulary: Vocabulary, row_kinds: tuple[tuple[int, ...], ...]) -> tuple[Tensor, ...]:
     # Controls are in every row: they are few, and the rows of one stream without text are then
     # one run of ids, which a softmax takes without gathering.
+    firsts, sizes = _ranges(vocabulary)
     rows = []
     for kinds in row_kinds:
-        ids = set(range(len(CONTROLS)))
-        for kind in kinds:
-            ids |= set(vocabulary.text_range if kind == TEXT else vocabulary.unit_range(kind))
-        rows.append(torch.tensor(sorted(ids)))
+        ranges = [kind - CONTROL for kind in sorted((CONTROL, *kinds))]
+        rows.append(torch.cat([torch.arange(int(sizes[at])) + firsts[at] for at in ranges]))
     return tuple(rows)
 
 
@@ -358,6 +357,15 @@ def text_field(content: Content, name: str) -> Tensor:
             f"expected {name} as tokens int64 [T], got {tokens.dtype} {list(tokens.shape)}"
         )
     return tokens
+
+
+def without_text(content: Content) -> Content:
+    """Speech that comes without its text, as with an empty one."""
+    spoken = next((name for name in ("speech", "answer", "self") if name in content), None)
+    if spoken is None or "text" in content:
+        return content
+    empty = torch.zeros(0, dtype=torch.int64)
+    return {"text": empty, "words": empty.view(0, 2), **content}
 
 
 def check_fields(layout: str, content: Content, *allowed: Iterable[str]) -> frozenset[str]:

@@ -71,7 +71,7 @@ def random_content(
         return torch.randint(high, shape, generator=generator)
 
     names = {field.name for field in layout.fields}
-    if asked is None and "speech" in names:
+    if asked is None and "speech" in names and layout.name != "chain":
         names -= {"question", "answer"}
     elif "question" in names:
         names -= {"speech"}
@@ -145,11 +145,25 @@ def known_part(layout: Layout, content: Mapping[str, Tensor], frames: int) -> di
         known["words"] = words[words.sum(dim=1) <= frames]
         known["text"] = content["text"][: int(known["words"][:, 1].sum())]
     elif "text" in content:
-        known = {} if layout.name == "interleave-chunks" else {"text": content["text"]}
+        known = {"text": content["text"]}
+        if layout.name == "interleave-chunks":
+            known = chunk_prefix(layout, content, frames)
     if layout.name == "coarse-first":
         done = sum(len(stage) for stage in layout.to_dict()["options"]["stages"][:-1])
         known["speech"] = content["speech"][:done]
     return known
+
+
+def chunk_prefix(layout: Layout, content: Mapping[str, Tensor], frames: int) -> dict[str, Tensor]:
+    """As many units, and the text before them: whole chunks, which can be gone on from."""
+    options = layout.to_dict()["options"]
+    text_chunk, speech_chunk = options["text_chunk"], options["speech_chunk"]
+    text, speech = content["text"], content["speech"]
+    chunks = min(frames // speech_chunk, speech.shape[1] // speech_chunk, len(text) // text_chunk)
+    return {
+        "text": text[: chunks * text_chunk],
+        "speech": speech[:, : chunks * speech_chunk],
+    }
 
 
 def span_prefix(content: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -211,3 +211,47 @@ def test_fields_and_units_that_do_not_fit_are_refused(case: str) -> None:
         layout.encode(vocabulary, {**content, units: content[units].float()})
     with pytest.raises(InputError, match=r"units of stream \d+ in 0\.\.\d+, got 99"):
         layout.encode(vocabulary, {**content, units: content[units] * 0 + 99})
+
+
+SPOKEN = [case for case in CASES if not case.startswith(("duplex", "coarse-first"))]
+
+
+@pytest.mark.parametrize("case", SPOKEN)
+@FEW
+@given(frames=LENGTHS, known=LENGTHS, seed=st.integers(0, 2**31))
+def test_speech_by_itself_can_be_scored_and_continued(
+    case: str, frames: int, known: int, seed: int
+) -> None:
+    layout, vocabulary = build_case(case)
+    full = random_content(layout, frames=frames, asked=None, tokens=0, seed=seed)
+    if case.startswith("chain"):
+        full = {
+            "speech": random_content(layout, frames=frames, asked=0, tokens=0, seed=seed)["answer"]
+        }
+    content = expected(case, {"speech": full["speech"]})
+    sequence = layout.encode(vocabulary, content)
+    decoded = layout.decode(vocabulary, sequence.ids)
+    assert torch.equal(decoded["speech"], content["speech"])
+    prompt = layout.prompt(vocabulary, {"speech": content["speech"][:, :known]})
+    columns = columns_after(prompt, sequence.ids)
+    replay(layout, vocabulary, prompt, columns)
+    read = layout.read(vocabulary, prompt, columns)
+    assert torch.equal(read["speech"], content["speech"][:, known:])
+    assert not read.get("text", torch.zeros(0)).numel()
+
+
+@FEW
+@given(frames=LENGTHS, tokens=LENGTHS, known=LENGTHS, seed=st.integers(0, 2**31))
+@pytest.mark.parametrize("case", ["text-parallel", "text-parallel-plain"])
+def test_speech_with_all_of_its_text_can_be_continued(
+    case: str, frames: int, tokens: int, known: int, seed: int
+) -> None:
+    layout, vocabulary = build_case(case)
+    content = random_content(layout, frames=frames, asked=None, tokens=tokens, seed=seed)
+    prompt = layout.prompt(vocabulary, {**content, "speech": content["speech"][:, :known]})
+    ids = layout.encode(vocabulary, content).ids
+    columns = columns_after(prompt, ids)
+    replay(layout, vocabulary, prompt, columns)
+    read = layout.read(vocabulary, prompt, columns)
+    assert torch.equal(read["speech"], content["speech"][:, known:])
+    assert read.keys() == {"speech"}
