@@ -30,6 +30,7 @@ COMMANDS = {
     "generate": "answer or continue recordings",
     "resynthesize": "recordings to units and back, to hear what the units keep",
     "evaluate": "measure a run and write its report",
+    "export": "write the language model as Hugging Face's transformers opens it",
     "layout": "how units and text become the grid that the LM reads, drawn",
     "list": "the tokenizers, vocoders and configurations there are",
     "doctor": "what this machine can and cannot run, and how to mend it",
