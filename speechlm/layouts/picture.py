@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechlm.layouts.frames import fit_words
 from speechlm.layouts.grid import Content
+from speechlm.layouts.monologue import fit_words
 from speechlm.layouts.plan import CONTROL, PAD, TEXT, PlannedLayout
 from speechlm.layouts.vocabulary import CONTROLS
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from speechlm.errors import CheckpointError, ConfigError
-from speechlm.layouts.frames import Monologue, TextFirst
-from speechlm.layouts.interleave import Chain, InterleaveChunks, InterleaveWords
+from speechlm.layouts.chain import Chain
+from speechlm.layouts.interleave import InterleaveChunks, InterleaveWords
+from speechlm.layouts.monologue import Monologue
 from speechlm.layouts.patterns import Delays, Groups, Stages
 from speechlm.layouts.plan import PlannedLayout, Spec
+from speechlm.layouts.text_first import TextFirst
 from speechlm.layouts.units_layout import UnitsLayout
 
 

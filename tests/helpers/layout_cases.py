@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechlm.layouts.frames import fit_words
 from speechlm.layouts.grid import Layout, Prompt
+from speechlm.layouts.monologue import fit_words
 from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
 

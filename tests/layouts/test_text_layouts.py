@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from speechlm.errors import ConfigError, InputError
-from speechlm.layouts.frames import fit_words
+from speechlm.layouts.monologue import fit_words
 from speechlm.layouts.picture import picture
 from speechlm.layouts.plan import PlannedLayout
 from speechlm.layouts.registry import build_layout
