@@ -73,6 +73,31 @@ class TokenizeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SpansConfig:
+    """Which words are spoken and which written, drawn anew in every epoch.
+
+    Sources: Spirit-LM, arXiv:2402.05755; SIMS, arXiv:2504.02398.
+    """
+
+    strategy: Literal["random", "span", "poisson"] = "poisson"
+    """Each word by itself; turns of geometric length; or Poisson spans of speech in text."""
+    probability: float = 0.5
+    """``random``: that a word is spoken."""
+    mean_words: float = 10.0
+    """``span`` and ``poisson``: words of a span, on average."""
+    fraction: float = 0.3
+    """``poisson``: share of the words that are spoken."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.probability <= 1 and 0 <= self.fraction <= 1 and self.mean_words >= 1):
+            raise ConfigError(
+                "expected layout.spans.probability and layout.spans.fraction within 0..1 and "
+                f"layout.spans.mean_words of at least 1, got {self.probability}, {self.fraction} "
+                f"and {self.mean_words}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LayoutConfig:
     """How units, and text, become LM positions."""
 
@@ -82,6 +107,8 @@ class LayoutConfig:
     """The layout's own options: delays, stages, weights of streams, …"""
     text_tokenizer: str | None = None
     """For text: a Hugging Face tokenizer, folder or hub id; None for the text LM's own."""
+    spans: SpansConfig = field(default_factory=SpansConfig)
+    """For ``interleave-words``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,16 +162,13 @@ class DepthShape:
     num_kv_heads: int = 4
     ffn_dim: int = 704
     per_step_weights: bool = True
-    """Own weights for each row (Moshi), or shared ones (CSM)."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_layers", "dim", "num_heads", "num_kv_heads", "ffn_dim"):
-            at_least(1, f"model.depth.{name}", getattr(self, name))
-        if self.dim % self.num_heads or self.num_heads % self.num_kv_heads:
-            raise ConfigError(
-                f"model.depth.num_heads ({self.num_heads}) must divide model.depth.dim "
-                f"({self.dim}) and be a multiple of model.depth.num_kv_heads ({self.num_kv_heads})"
-            )
+    """Own weights for each row (Moshi), or the same for all (CSM)."""
+    rope: bool = False
+    """Rotary positions over rows (CSM)."""
+    first_from_body: bool = False
+    """Row 0 comes from the body's own head (Moshi's text, CSM)."""
+    shared_embeddings: bool = False
+    """Reads rows through the body's embeddings (CSM), not its own (Moshi)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,8 +181,9 @@ class ModelConfig(ModelShape):
     """For ``head: depth``."""
     text_lm: str | None = None
     """A text LM to start from, folder or hub id; it brings the shape (TWIST, arXiv:2305.13009)."""
-    new_rows: Literal["mean", "normal"] = "normal"
-    """What embeddings of ids that the text LM lacks start as: drawn, or the mean of its own."""
+    new_rows: Literal["normal", "mean", "acoustic"] = "normal"
+    """What embeddings of ids that the text LM lacks start as: drawn, around the mean of its own,
+    or where units that sound alike are near."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,8 +269,17 @@ class SamplingConfig:
     """Draw among the k most probable; 0 for all."""
     top_p: float = 1.0
     """Draw among the most probable units that together hold this much."""
+    min_p: float = 0.0
+    """Draw among units at least this probable, as a share of the most probable one."""
+    repetition_penalty: float = 1.0
+    """Above 1: units that came already are less probable."""
+    guidance: float = 1.0
+    """Classifier-free guidance: how far to go from the unconditioned prompt to the real one."""
     max_units: int = 500
     """Longest output, LM positions."""
+    window: int = 0
+    """Positions to remember once the context is full, the first few included: output may then
+    outlast the model's context. 0: it ends there."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
@@ -253,6 +287,12 @@ class SamplingConfig:
                 "expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got "
                 f"{self.temperature}, {self.top_k} and {self.top_p}"
             )
+        if not 0 <= self.min_p < 1 or self.repetition_penalty < 1 or self.guidance < 0:
+            raise ConfigError(
+                "expected 0 <= min_p < 1, repetition_penalty >= 1 and guidance >= 0, got "
+                f"{self.min_p}, {self.repetition_penalty} and {self.guidance}"
+            )
+        at_least(0, "generate.window", self.window)
         at_least(1, "generate.max_units", self.max_units)
 
 

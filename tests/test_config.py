@@ -30,6 +30,11 @@ def test_a_small_number_is_a_number(override: str, value: float) -> None:
     assert config.train.learning_rate == value
 
 
+def test_a_text_lm_brings_the_shape_and_leaves_the_rest(tmp_path: Path) -> None:
+    config = load(tmp_path, "model: {text_lm: a/b, dropout: 0.0}\n", "train.lora_rank=8")
+    assert (config.model.text_lm, config.model.dropout, config.train.lora_rank) == ("a/b", 0.0, 8)
+
+
 def test_options_of_a_plug_in_are_passed_on() -> None:
     config = load_config(overrides=["tokenizer.options.num_units=50", "corpus.path=nan"])
     assert config.tokenizer.options == {"num_units": 50}
@@ -42,7 +47,7 @@ def test_options_of_a_plug_in_are_passed_on() -> None:
         ("train:\n  max_stepz: 5\n", "unknown key 'train.max_stepz'; did you mean 'train.max_ste"),
         ("max_steps: 5\n", "unknown key 'max_steps'; did you mean 'train.max_steps'? known: out"),
         ("trian: {}\n", "unknown key 'trian'; did you mean 'train'? known: output, seed, corpus"),
-        ("1: 2\n", "unknown key '1'; known: output, seed, corpus, tokenizer, tokenize, model, tr"),
+        ("1: 2\n", "unknown key '1'; known: output, seed, corpus, tokenizer, tokenize, layout,"),
         ("train: 3\n", "train: expected keys and values, got 3"),
         ("- a\n", "run.yaml: expected keys and values, got a list"),
         ("a: [\n", "run.yaml: not a YAML file that can be read: while parsing a flow node"),
@@ -55,6 +60,30 @@ def test_options_of_a_plug_in_are_passed_on() -> None:
         ("model: {num_heads: 0}\n", "model.num_heads must be at least 1, got 0"),
         ("model: {num_kv_heads: 3}\n", "model.num_heads (4) must be a multiple of model.num_kv_"),
         ("model: {dropout: 1}\n", "model.dropout must be at least 0 and below 1, got 1.0"),
+        (
+            "model: {text_lm: a, num_layers: 6, head: depth}\n",
+            "model.text_lm=a brings its own shape",
+        ),
+        (
+            "model: {text_lm: a, ffn_dim: 9, tie_embeddings: true}\n",
+            "no model.ffn_dim, model.tie_e",
+        ),
+        (
+            "model: {head: depht}\n",
+            "model.head: input should be 'parallel' or 'depth', got 'depht'",
+        ),
+        (
+            "model: {depth: {layers: 2}}\n",
+            "unknown key 'model.depth.layers'; did you mean 'model.d",
+        ),
+        ("model: {new_rows: zero}\n", "model.new_rows: input should be 'normal', 'mean' or 'acou"),
+        ("train: {lora_rank: 4}\n", "train.lora_rank corrects the weights of a text LM: expected"),
+        ("train: {lora_rank: -1}\n", "train.lora_rank must be at least 0, got -1"),
+        (
+            "layout: {spans: {mean_words: 0}}\n",
+            "layout.spans.mean_words of at least 1, got 0.5, 0.3",
+        ),
+        ("layout: {nam: flat}\n", "unknown key 'layout.nam'; did you mean 'layout.name'?"),
         ("generate: {top_p: 0}\n", "expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, g"),
         ("tokenize: {shard_size: 0}\n", "tokenize.shard_size must be at least 1, got 0"),
         ("corpus: {kind: text}\n", "corpus.kind is 'text': expected corpus.text=FILE, got none"),

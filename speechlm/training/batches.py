@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from speechlm.layouts.conversation import LMSequence
+from speechlm.layouts.grid import LMSequence
 
 if TYPE_CHECKING:
     from fairseq2.device import SupportsDeviceTransfer
@@ -16,26 +16,29 @@ else:  # its only use is to type; batches are made and tested without fairseq2
 
 
 class UnitBatch(SupportsDeviceTransfer):
-    """Sequences, a row each, padded on the right, and what is to be predicted of them."""
+    """Sequences of R rows each, padded on the right, and what is to be predicted of them."""
 
-    def __init__(self, sequences: Sequence[LMSequence], pad: int) -> None:
-        """Pad sequences into a batch; none at all makes one that counts nothing."""
-        rows = max(len(sequences), 1)
+    def __init__(self, sequences: Sequence[LMSequence], *, num_rows: int, pad: int) -> None:
+        """Pad sequences of ``num_rows`` into a batch; none at all makes one that counts nothing."""
+        count = max(len(sequences), 1)
         longest = max((len(sequence) for sequence in sequences), default=2)
-        ids = torch.full((rows, longest), pad)
-        weights = torch.zeros(rows, longest)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = sequence.ids
-            weights[row, : len(sequence)] = sequence.loss_weights
-        counted = weights[:, 1:].flatten().nonzero().flatten()
-        self.ids = ids[:, :-1].contiguous()
-        """What is read, int64 [B, S]."""
+        ids = torch.full((count, num_rows, longest), pad)
+        weights = torch.zeros(count, num_rows, longest)
+        for number, sequence in enumerate(sequences):
+            ids[number, :, : len(sequence)] = sequence.ids
+            weights[number, :, : len(sequence)] = sequence.loss_weights
+        # The columns after the first, one below the other: [B * S, R].
+        targets = ids[:, :, 1:].transpose(1, 2).reshape(-1, num_rows)
+        weights = weights[:, :, 1:].transpose(1, 2).reshape(-1, num_rows)
+        counted = (weights > 0).any(dim=1).nonzero().flatten()
+        self.ids = ids[:, :, :-1].contiguous()
+        """What is read, int64 [B, R, S]."""
         self.select = counted
         """Positions that predict something that counts, into the flattened B * S, int64 [N]."""
-        self.targets = ids[:, 1:].flatten()[counted]
-        """What they predict, int64 [N]."""
-        self.weights = weights[:, 1:].flatten()[counted]
-        """How much each counts, float32 [N]."""
+        self.targets = targets[counted]
+        """The columns that they predict, int64 [N, R]."""
+        self.weights = weights[counted]
+        """How much each id of them counts, float32 [N, R]."""
         self.num_positions = sum(len(sequence) for sequence in sequences)
         """LM positions without padding."""
 

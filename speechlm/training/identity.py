@@ -14,10 +14,12 @@ from speechlm.files import read_json, write_json
 IDENTITY_NAME = "run.json"
 FREE_TO_CHANGE = {"validate_every", "checkpoint_every", "keep_checkpoints", "report_every"}
 """Keys of ``train`` that change nothing of what is learnt."""
+NAMED_BY_CONTENT = {"text_lm", "text_tokenizer"}
+"""Keys that say where something lies; a fingerprint says what it is."""
 
 
 def identity_of(
-    config: RunConfig, *, vocabulary: str, units: str, num_processes: int
+    config: RunConfig, *, vocabulary: str, units: str, text_lm: str | None, num_processes: int
 ) -> dict[str, Any]:
     """All that decides the losses of a run, by name.
 
@@ -25,9 +27,15 @@ def identity_of(
         config: The run's.
         vocabulary: Fingerprint of the vocabulary.
         units: Fingerprint of the sequences trained on.
+        text_lm: Fingerprint of the text LM that the run starts from, wherever it lies.
         num_processes: Processes that share every step.
     """
-    model = {f"model.{name}": value for name, value in asdict(config.model).items()}
+    shared = {
+        f"{section}.{name}": value
+        for section in ("layout", "model")
+        for name, value in asdict(getattr(config, section)).items()
+        if name not in NAMED_BY_CONTENT
+    }
     train = {
         f"train.{name}": list(value) if isinstance(value, tuple) else value
         for name, value in asdict(config.train).items()
@@ -36,9 +44,10 @@ def identity_of(
     return {
         "vocabulary": vocabulary,
         "units": units,
+        "text_lm": text_lm,
         "num_processes": num_processes,
         "seed": config.seed,
-        **model,
+        **shared,
         **train,
     }
 
@@ -47,7 +56,7 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Refuse to go on with a run that was begun with something else.
 
     Raises:
-        FingerprintError: Another vocabulary, or other units.
+        FingerprintError: Another vocabulary, other units or another text LM.
         CheckpointError: Another shape, setting or number of processes.
     """
     try:
@@ -59,7 +68,7 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / IDENTITY_NAME} cannot be read: {error}") from error
-    for name in ("vocabulary", "units"):
+    for name in ("vocabulary", "units", "text_lm"):
         if begun.get(name) != identity[name]:
             raise FingerprintError(
                 part=f"the checkpoint in {folder}",

@@ -8,8 +8,10 @@ from typing import Self, cast, final
 from fairseq2.datasets import DataReader
 
 from speechlm.config import TrainConfig
+from speechlm.layouts.grid import LMSequence
 from speechlm.training.batches import UnitBatch
-from speechlm.training.sequences import SequenceSet, cut_evenly, epoch_batches, sequence_seed
+from speechlm.training.epochs import cut_evenly, epoch_batches, sequence_seed
+from speechlm.training.sequences import SequenceSet
 
 
 @final
@@ -66,7 +68,7 @@ class TrainReader(DataReader[UnitBatch]):
             )
             for number in mine
         ]
-        return UnitBatch(sequences, self._sequences.vocabulary.pad)
+        return _batch(self._sequences, sequences)
 
     def _advance(self) -> list[int]:
         if self._batches is None:
@@ -107,8 +109,8 @@ class ValidReader(DataReader[UnitBatch]):
             raise StopIteration
         numbers = self._batches[self._position]
         self._position += 1
-        sequences = [self._sequences.sequence(number) for number in numbers]
-        return [UnitBatch(sequences, self._sequences.vocabulary.pad)]
+        sequences = [self._sequences.sequence(number, seed=number) for number in numbers]
+        return [_batch(self._sequences, sequences)]
 
     def reset(self) -> None:
         self._position = 0
@@ -122,3 +124,7 @@ class ValidReader(DataReader[UnitBatch]):
     @property
     def num_accumulate(self) -> int:
         return 1
+
+
+def _batch(source: SequenceSet, sequences: Sequence[LMSequence]) -> UnitBatch:
+    return UnitBatch(sequences, num_rows=source.layout.num_rows, pad=source.vocabulary.pad)

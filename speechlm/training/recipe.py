@@ -49,17 +49,21 @@ from speechlm.config import RunConfig, TrainConfig
 from speechlm.model.architecture import DecoderConfig
 from speechlm.model.decoder import Decoder
 from speechlm.training.batches import UnitBatch
+from speechlm.training.headed import HeadedDecoder
+from speechlm.training.lora import add_lora
 from speechlm.training.muon import MuonAdamW
-from speechlm.training.objectives import Objective, next_unit_objective
+from speechlm.training.objectives import Objective, next_column_objective
 from speechlm.training.reader import TrainReader, ValidReader
-from speechlm.training.recorder import RunRecorder
+from speechlm.training.recorder import RunRecorder, row_metrics
 from speechlm.training.sequences import SequenceSet
+from speechlm.training.start import Start
 
 FAMILY = "speechlm-decoder"
 ARCHITECTURE = "this-run"
 MUON = "muon-adamw"
-NORMS = r".*norm\.weight$"
+NORMS = r".*(norm\.weight|bias)$"
 LAYER_MATRICES = r".*layers\..*_proj\.weight$"
+"""What Muon steps; with LoRA nothing, for what a correction adds has no matrix of its own."""
 
 
 @dataclass(kw_only=True)
@@ -177,7 +181,7 @@ class UnitLMRecipe(Recipe):
         *,
         train: SequenceSet,
         valid: SequenceSet,
-        features: Tensor | None,
+        start: Start,
         first_step: int,
     ) -> None:
         """Prepare a run.
@@ -186,7 +190,7 @@ class UnitLMRecipe(Recipe):
             config: The run's.
             train: What to learn from.
             valid: What to measure on; may be empty.
-            features: What each unit sounds like, float32 [V_units, D], for a new model's start.
+            start: What a new model is before the first step.
             first_step: The first step that this process runs, from 1.
         """
         self.decoder: Decoder | None = None
@@ -196,7 +200,7 @@ class UnitLMRecipe(Recipe):
         self._config = config
         self._train = train
         self._valid = valid
-        self._features = features
+        self._start = start
         self._first_step = first_step
 
     @property
@@ -207,14 +211,18 @@ class UnitLMRecipe(Recipe):
         # fairseq2 has just sent the whole process's log to the terminal; what concerns the
         # person there, the recorder says, and failures are raised.
         logging.getLogger().handlers[:] = [logging.NullHandler()]
+        row_ids = self._train.layout.row_ids(self._train.vocabulary)
+
+        def create_model(config: DecoderConfig) -> HeadedDecoder:
+            return HeadedDecoder(Decoder(config), row_ids)
+
         register_model_family(
-            container, FAMILY, kls=Decoder, config_kls=DecoderConfig, factory=Decoder
+            container, FAMILY, kls=HeadedDecoder, config_kls=DecoderConfig, factory=create_model
         )
         register_component(
             container, Optimizer, name=MUON, config_kls=MuonConfig, factory=_create_muon
         )
-        shape = DecoderConfig.of(self._config.model, self._train.vocabulary.size)
-        container.register_instance(DecoderConfig, shape, key=ARCHITECTURE)
+        container.register_instance(DecoderConfig, self._start.shape, key=ARCHITECTURE)
 
         def create_recorder(resolver: DependencyResolver) -> MetricRecorder:
             return RunRecorder(
@@ -227,10 +235,16 @@ class UnitLMRecipe(Recipe):
         container.collection.register(MetricRecorder, create_recorder)  # type: ignore[type-abstract]
 
     def setup_model(self, context: RecipeContext, model: Module, newly_initialized: bool) -> Module:
-        decoder = cast(Decoder, model)
+        # In place: fairseq2 0.8.1 goes on with the model that it gave, whatever comes back.
+        decoder = cast(HeadedDecoder, model).decoder
         # Only rank 0 has weights yet; the others get its by broadcast.
-        if newly_initialized and self._features is not None and context.gangs.root.rank == 0:
-            decoder.init_unit_embeddings(self._features, seed=self._config.seed)
+        if newly_initialized and context.gangs.root.rank == 0:
+            if self._start.weights is not None:
+                decoder.load_state_dict(self._start.weights.state_dict())
+            if self._start.features is not None:
+                decoder.init_unit_embeddings(self._start.features, seed=self._config.seed)
+        if self._config.train.lora_rank:
+            add_lora(decoder, self._config.train)
         self.decoder = decoder
         return model
 
@@ -248,10 +262,11 @@ class UnitLMRecipe(Recipe):
         valid_reader = ValidReader(
             self._valid, self._config.train.batch_units, rank=gang.rank, size=gang.size
         )
+        num_rows = self._train.layout.num_rows
         self.trainer = context.create_trainer(
-            UnitLMTrainUnit(model),
+            UnitLMTrainUnit(model, num_rows),
             reader,
-            [UnitLMValidUnit(model)] if measured else None,
+            [UnitLMValidUnit(model, num_rows)] if measured else None,
             [valid_reader] if measured else None,
         )
         return self.trainer
@@ -261,11 +276,12 @@ class UnitLMRecipe(Recipe):
 class UnitLMTrainUnit(TrainUnit[UnitBatch]):
     """What a training step does with a batch."""
 
-    def __init__(self, model: Module) -> None:
+    def __init__(self, model: Module, num_rows: int) -> None:
         self._model = model
+        self._num_rows = num_rows
 
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
-        _add_metrics(metric_bag)
+        _add_metrics(metric_bag, self._num_rows)
         metric_bag.add("positions", Sum())
 
     def process_batch(self, batch: UnitBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
@@ -274,39 +290,44 @@ class UnitLMTrainUnit(TrainUnit[UnitBatch]):
         metric_bag.get("positions", Sum).update(batch.num_positions)
         # fairseq2 sums the second over batches and processes and divides gradients by it;
         # its annotation says int, but weights need not be whole numbers.
-        return objective.loss, cast(int, float(objective.weight))
+        return objective.losses.sum(), cast(int, float(objective.weights.sum()))
 
 
 @final
 class UnitLMValidUnit(EvalUnit[UnitBatch]):
     """What validation does with a batch."""
 
-    def __init__(self, model: Module) -> None:
+    def __init__(self, model: Module, num_rows: int) -> None:
         self._model = model
+        self._num_rows = num_rows
 
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
-        _add_metrics(metric_bag)
+        _add_metrics(metric_bag, self._num_rows)
 
     def process_batch(self, batch: UnitBatch, metric_bag: MetricBag) -> None:
         _update_metrics(metric_bag, _objective(self._model, batch))
 
 
 def _objective(model: Module, batch: UnitBatch) -> Objective:
-    logits = model(batch.ids, select=batch.select)
-    return next_unit_objective(logits, batch.targets, batch.weights)
+    scores, targets = model(batch.ids, select=batch.select, targets=batch.targets)
+    return next_column_objective(scores, targets, batch.weights)
 
 
-def _add_metrics(metric_bag: MetricBag) -> None:
-    metric_bag.add("nll", Mean())
-    metric_bag.add("accuracy", Mean())
+def _add_metrics(metric_bag: MetricBag, num_rows: int) -> None:
+    for name in ("nll", "accuracy", *row_metrics(num_rows)):
+        metric_bag.add(name, Mean())
 
 
 @torch.inference_mode()
 def _update_metrics(metric_bag: MetricBag, objective: Objective) -> None:
-    weight = objective.weight
+    losses, weights = objective.losses.detach(), objective.weights
+    weight = weights.sum()
     if weight > 0:
-        metric_bag.get("nll", Mean).update(objective.loss.detach() / weight, weight=weight)
-        metric_bag.get("accuracy", Mean).update(objective.correct / weight, weight=weight)
+        metric_bag.get("nll", Mean).update(losses.sum() / weight, weight=weight)
+        metric_bag.get("accuracy", Mean).update(objective.correct.sum() / weight, weight=weight)
+    for name, loss, counted in zip(row_metrics(len(losses)), losses, weights, strict=False):
+        if counted > 0:
+            metric_bag.get(name, Mean).update(loss / counted, weight=counted)
 
 
 def last_checkpoint(folder: Path) -> int:

@@ -6,6 +6,7 @@ A line of ``metrics.jsonl`` is one step or one validation::
     {"split": "valid", "step": 20, "nll": 3.35, "accuracy": 0.26, "unit_perplexity": 28.5}
 
 ``nll`` is in nats a unit; ``seconds`` is how long the run has trained, over all its resumptions.
+A layout of several rows has the ``nll`` of each in ``row_nll``.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class RunRecorder(MetricRecorder):
         numbers = {name: _number(value) for name, value in values.items()}
         record: dict[str, Any] = {"split": category, "step": step_nr}
         record |= {"nll": numbers["nll"], "accuracy": numbers["accuracy"]}
+        rows = [name for name in row_metrics(len(numbers)) if name in numbers]
+        if rows:
+            record["row_nll"] = [numbers[name] for name in rows]
         if category == "train":
             spent = max(numbers["data_time"] + numbers["compute_time"], 1e-9)
             record |= {
@@ -113,6 +117,11 @@ class RunRecorder(MetricRecorder):
                     f"{category}/{name}", value, step
                 )
             self._board.flush()  # type: ignore[no-untyped-call]
+
+
+def row_metrics(num_rows: int) -> list[str]:
+    """What the metrics of each row are called; none where there is but one."""
+    return [f"nll_of_row_{row}" for row in range(num_rows)] if num_rows > 1 else []
 
 
 def forget_steps(path: Path, first_step: int) -> None:

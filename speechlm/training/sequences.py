@@ -2,87 +2,80 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from speechlm.data.store import UnitStore
-from speechlm.errors import CorpusError
-from speechlm.layouts.conversation import LMSequence, encode_conversation, encode_speech
+from speechlm.data.store import StoredUnits, UnitStore
+from speechlm.errors import ConfigError, CorpusError
+from speechlm.layouts.grid import Layout, LMSequence
 from speechlm.layouts.vocabulary import Vocabulary
-from speechlm.units import Units
-
-LENGTH_BLUR = 0.05
-"""Up to how much longer a sequence is taken to be when batches are made, as a share."""
+from speechlm.training.content import ContentPlan, Kept
 
 
 class SequenceSet:
     """The sequences of one split, by number: conversations first, then speech.
 
-    A recording with a reply is a question, and makes a conversation; every other one is
-    speech on its own. Speech longer than ``max_length`` is cut into pieces; a conversation
-    that long cannot be, and is counted in ``num_too_long``.
+    A recording with a reply is a question, and makes a conversation, where the layout takes
+    those; every other one is speech on its own. Speech longer than ``max_length`` is cut into
+    pieces, unless it has text; what cannot be cut or laid out is counted in ``left_out``.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, *, question_weight: float, max_length: int, frame_rate: float
+        self, layout: Layout, vocabulary: Vocabulary, plan: ContentPlan, *, max_length: int
     ) -> None:
+        self.layout = layout
         self.vocabulary = vocabulary
-        self.question_weight = question_weight
         self.max_length = max_length
-        self.num_too_long = 0
-        self.num_unanswered = 0
-        """Questions whose reply is not in the store."""
-        self._frame_rate = frame_rate
-        self._codes: list[Tensor] = []
+        self.left_out: Counter[tuple[str, str]] = Counter()
+        """How many of what are no sequence, and why."""
+        self._plan = plan
+        self._kept: list[Kept] = []
         self._conversations: list[tuple[int, int]] = []
         self._pieces: list[tuple[int, int, int]] = []
+        self._known_lengths: dict[tuple[object, ...], int] = {}
+        self._lengths: Tensor | None = None
 
     @classmethod
     def of_split(
         cls,
         store: UnitStore,
+        layout: Layout,
         vocabulary: Vocabulary,
+        plan: ContentPlan,
         split: str,
         *,
-        question_weight: float,
         max_length: int,
     ) -> Self:
         """Gather a split of a store; recordings without any split belong to ``"train"``.
 
         Raises:
-            InputError: Units of several streams, or without their repeats.
+            ConfigError: ``max_length`` has no room for one frame.
         """
-        sequences = cls(
-            vocabulary,
-            question_weight=question_weight,
-            max_length=max_length,
-            frame_rate=store.frame_rate,
-        )
+        sequences = cls(layout, vocabulary, plan, max_length=max_length)
         numbers: dict[str, int] = {}
 
-        def number_of(recording_id: str, units: Units) -> int:
-            if recording_id not in numbers:
-                vocabulary.check(units)
-                numbers[recording_id] = len(sequences._codes)
-                sequences._codes.append(units.codes.to(torch.int32))
-            return numbers[recording_id]
+        def number_of(row: StoredUnits) -> int:
+            if row.id not in numbers:
+                numbers[row.id] = len(sequences._kept)
+                sequences._kept.append(plan.keep(row))
+            return numbers[row.id]
 
         for row in store.rows():
             if (row.split or "train") != split:
                 continue
-            if row.reply is None:
-                sequences._add_speech(number_of(row.id, row.units))
+            if row.reply is None or not plan.conversation:
+                sequences._add_speech(number_of(row))
             elif row.reply not in store:
-                sequences.num_unanswered += 1
+                sequences.left_out["questions", "no reply in the unit store"] += 1
             else:
-                question = number_of(row.id, row.units)
-                answer = numbers.get(row.reply)
-                if answer is None:
-                    answer = number_of(row.reply, store[row.reply].units)
+                question = number_of(row)
+                known = numbers.get(row.reply)
+                answer = number_of(store[row.reply]) if known is None else known
                 sequences._add_conversation(question, answer)
         return sequences
 
@@ -98,12 +91,11 @@ class SequenceSet:
         return self.num_conversations + self.num_speech
 
     def lengths(self) -> Tensor:
-        """LM positions of every sequence, int64 [N]."""
-        frames = [codes.shape[1] for codes in self._codes]
-        lengths = [frames[q] + frames[a] + 3 for q, a in self._conversations]
-        for recording, start, stop in self._pieces:
-            lengths.append(stop - start + 1 + (stop == frames[recording]))
-        return torch.tensor(lengths, dtype=torch.int64)
+        """LM positions of every sequence, int64 [N]; of one that is drawn, those of one draw."""
+        if self._lengths is None:
+            lengths = [self._length(number) for number in range(len(self))]
+            self._lengths = torch.tensor(lengths, dtype=torch.int64)
+        return self._lengths
 
     def sequence(self, index: int, *, unit_dropout: float = 0.0, seed: int = 0) -> LMSequence:
         """Lay out one sequence.
@@ -111,31 +103,23 @@ class SequenceSet:
         Args:
             index: Which one.
             unit_dropout: Probability that a unit of a question is replaced by a random one.
-            seed: Of those replacements, and of nothing else.
+            seed: Of those replacements, and of whatever else the layout draws.
         """
-        if index >= self.num_conversations:
-            recording, start, stop = self._pieces[index - self.num_conversations]
-            codes = self._codes[recording]
-            sequence = encode_speech(self.vocabulary, self._units(codes[:, start:stop]))
-            if stop < codes.shape[1]:  # the recording goes on, so it does not end here
-                return LMSequence(ids=sequence.ids[:-1], loss_weights=sequence.loss_weights[:-1])
-            return sequence
-        question, answer = self._conversations[index]
-        asked = self._codes[question]
-        if unit_dropout > 0:
-            asked = self._dropped(asked, unit_dropout, seed)
-        return encode_conversation(
-            self.vocabulary,
-            self._units(asked),
-            self._units(self._codes[answer]),
-            question_weight=self.question_weight,
-        )
+        content = self._content(index, unit_dropout=unit_dropout, seed=seed)
+        sequence = self.layout.encode(self.vocabulary, content)
+        if self._goes_on(index):
+            sequence = _without_end(sequence, self.vocabulary.end)
+        # Only a drawn sequence can be longer, and not by much.
+        return _cut(sequence, self.max_length)
 
     def fingerprint(self) -> str:
         """Name the sequences and their order, as ``units-0123456789abcdef``."""
         digest = hashlib.sha256(repr((self._conversations, self._pieces)).encode())
-        for codes in self._codes:
-            digest.update(codes.contiguous().numpy().tobytes())
+        for kept in self._kept:
+            digest.update(kept.codes.contiguous().numpy().tobytes())
+            if kept.text is not None or kept.words is not None:
+                text = None if kept.text is None else kept.text.tolist()
+                digest.update(repr((text, kept.words)).encode())
         return f"units-{digest.hexdigest()[:16]}"
 
     def check_not_empty(self, path: object) -> None:
@@ -146,109 +130,124 @@ class SequenceSet:
         """
         if len(self) == 0:
             raise CorpusError(
-                f"{path} holds no sequence to train on: {self.num_unanswered} questions lack "
-                f"their reply and {self.num_too_long} conversations are longer than "
-                f"{self.max_length} LM positions (model.max_positions, train.batch_units)"
+                f"{path} holds no sequence to train on: "
+                f"{'; '.join(self.describe_left_out()) or 'no recording is in split train'}"
             )
 
+    def describe_left_out(self) -> list[str]:
+        """What was left out and why, a line each."""
+        return [f"left out {n} {what}: {why}" for (what, why), n in self.left_out.items()]
+
     def _add_conversation(self, question: int, answer: int) -> None:
-        frames = self._codes[question].shape[1] + self._codes[answer].shape[1]
-        if frames + 3 > self.max_length:
-            self.num_too_long += 1
-        else:
+        asked, said = self._kept[question], self._kept[answer]
+        why = self._plan.lacks(said, asked)
+        if why is None:
             self._conversations.append((question, answer))
+            if self._length(self.num_conversations - 1) <= self.max_length:
+                return
+            self._conversations.pop()
+            why = self._too_long
+        self.left_out["conversations", why] += 1
 
     def _add_speech(self, recording: int) -> None:
-        frames = self._codes[recording].shape[1]
-        room = self.max_length - 2
-        for start in range(0, frames, room):
-            self._pieces.append((recording, start, min(start + room, frames)))
+        if not self._plan.speech:
+            self.left_out["recordings alone", f"the layout {self.layout.name!r} takes none"] += 1
+            return
+        said = self._kept[recording]
+        frames = said.codes.shape[1]
+        if self._plan.speech == {"speech"}:
+            room = self._room
+            for start in range(0, frames, room):
+                self._pieces.append((recording, start, min(start + room, frames)))
+        elif why := self._plan.lacks(said):
+            self.left_out["recordings", why] += 1
+        else:
+            self._pieces.append((recording, 0, frames))
+            number = self.num_conversations + self.num_speech - 1
+            if self._length(number) > self.max_length:
+                self._pieces.pop()
+                self.left_out["recordings", self._too_long] += 1
 
-    def _units(self, codes: Tensor) -> Units:
-        return Units(
-            codes=codes.long(),
-            frame_rate=self._frame_rate,
-            fingerprint=self.vocabulary.tokenizer_fingerprint,
+    @property
+    def _too_long(self) -> str:
+        return (
+            f"longer than {self.max_length} LM positions (model.max_positions, train.batch_units)"
         )
 
-    def _dropped(self, codes: Tensor, probability: float, seed: int) -> Tensor:
+    def _content(self, index: int, *, unit_dropout: float, seed: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(seed)
+        if index >= self.num_conversations:
+            recording, start, stop = self._pieces[index - self.num_conversations]
+            said = self._kept[recording]
+            return self._plan.of_speech(said, said.codes[:, start:stop].long(), generator)
+        question, answer = self._conversations[index]
+        asked = self._kept[question]
+        codes = asked.codes
+        if unit_dropout > 0:
+            codes = self._dropped(codes, unit_dropout, generator)
+        return self._plan.of_conversation(asked, codes.long(), self._kept[answer])
+
+    def _goes_on(self, index: int) -> bool:
+        """Whether a sequence is a piece of a recording that does not end with it."""
+        if index < self.num_conversations:
+            return False
+        recording, _, stop = self._pieces[index - self.num_conversations]
+        return stop < self._kept[recording].codes.shape[1]
+
+    def _length(self, index: int) -> int:
+        content = self._content(index, unit_dropout=0.0, seed=0)
+        return self._length_of(content, goes_on=self._goes_on(index))
+
+    def _length_of(self, content: dict[str, Tensor], *, goes_on: bool = False) -> int:
+        """Whatever its content, a sequence is as long as another of the same shapes."""
+        key = (goes_on, *((name, *tensor.shape) for name, tensor in content.items()))
+        if key not in self._known_lengths:
+            sequence = self.layout.encode(self.vocabulary, content)
+            if goes_on:
+                sequence = _without_end(sequence, self.vocabulary.end)
+            self._known_lengths[key] = len(sequence)
+        return self._known_lengths[key]
+
+    @functools.cached_property
+    def _room(self) -> int:
+        """The most frames of a recording alone that fit into ``max_length``."""
+        num_codebooks, size = self._kept[0].codes.shape[0], self.vocabulary.stream_sizes[0]
+
+        def fits(frames: int) -> bool:
+            # Counting up, so that there is nothing to collapse.
+            codes = (torch.arange(frames) % size).expand(num_codebooks, -1)
+            return self._length_of({"speech": codes}) <= self.max_length
+
+        if not fits(1):
+            raise ConfigError(
+                f"one frame of the layout {self.layout.name!r} is longer than {self.max_length} LM "
+                "positions; raise model.max_positions or train.batch_units"
+            )
+        most = 1
+        while fits(2 * most):
+            most *= 2
+        step = most
+        while step > 1:
+            step //= 2
+            most += step * fits(most + step)
+        return most
+
+    def _dropped(self, codes: Tensor, probability: float, generator: torch.Generator) -> Tensor:
         dropped = torch.rand(codes.shape, generator=generator) < probability
         size = self.vocabulary.stream_sizes[0]
         others = torch.randint(size, codes.shape, generator=generator, dtype=codes.dtype)
         return torch.where(dropped, others, codes)
 
 
-def epoch_order(
-    sequences: SequenceSet, *, speech_fraction: float, generator: torch.Generator
-) -> Tensor:
-    """Which sequences an epoch visits, in random order, int64 [N].
-
-    Every conversation once; of the speech as much as makes ``speech_fraction`` of the whole,
-    or all of it where there is no conversation.
-    """
-    conversations = torch.arange(sequences.num_conversations)
-    speech = torch.randperm(sequences.num_speech, generator=generator)
-    speech = speech + sequences.num_conversations
-    if len(conversations) and len(speech) and speech_fraction < 1:
-        wanted = round(len(conversations) * speech_fraction / (1 - speech_fraction))
-        speech = speech.repeat(-(-wanted // len(speech)))[:wanted]
-    elif len(conversations) and len(speech):
-        conversations = conversations[:0]
-    order = torch.cat([conversations, speech])
-    return order[torch.randperm(len(order), generator=generator)]
+def _without_end(sequence: LMSequence, end: int) -> LMSequence:
+    """The same as if it went on: its end is not predicted, and left out where it stands alone."""
+    weights = sequence.loss_weights.where(sequence.ids != end, 0.0)
+    counted = (weights > 0).any(dim=0).nonzero().flatten()
+    last = int(counted[-1]) + 1 if len(counted) else len(sequence)
+    return _cut(LMSequence(ids=sequence.ids, loss_weights=weights), last)
 
 
-def cut_into_batches(
-    order: Tensor, lengths: Tensor, *, batch_units: int, generator: torch.Generator
-) -> list[list[int]]:
-    """Group sequences of similar length into batches of at most ``batch_units`` positions.
-
-    A row a sequence, so that no two can see each other; on a CPU that is faster than several
-    in a row under a mask. What is similar is blurred by :data:`LENGTH_BLUR`, or the same
-    sequences would meet in every epoch.
-
-    Args:
-        order: Sequences in random order, int64 [N].
-        lengths: LM positions of every sequence, int64 [all].
-        batch_units: Rows times the longest row, at most; a longer sequence is alone.
-        generator: Shuffles the batches.
-    """
-    blurred = lengths[order] * (1 + LENGTH_BLUR * torch.rand(len(order), generator=generator))
-    batches = _fill(order[blurred.argsort(stable=True)], lengths, batch_units)
-    return [batches[number] for number in torch.randperm(len(batches), generator=generator)]
-
-
-def cut_evenly(sequences: SequenceSet, *, batch_units: int) -> list[list[int]]:
-    """Group all sequences by length alone, always the same way."""
-    lengths = sequences.lengths()
-    return _fill(lengths.argsort(stable=True), lengths, batch_units)
-
-
-def _fill(ranked: Tensor, lengths: Tensor, batch_units: int) -> list[list[int]]:
-    batches: list[list[int]] = []
-    longest = 0
-    for index, length in zip(ranked.tolist(), lengths[ranked].tolist(), strict=True):
-        longest = max(longest, length)
-        if not batches or (len(batches[-1]) + 1) * longest > batch_units:
-            batches.append([])
-            longest = length
-        batches[-1].append(index)
-    return batches
-
-
-def sequence_seed(seed: int, epoch: int, index: int) -> int:
-    """A seed of a sequence's own augmentation in one epoch."""
-    described = f"{seed} {epoch} {index}".encode()
-    return int.from_bytes(hashlib.sha256(described).digest()[:7], "little")
-
-
-def epoch_batches(
-    sequences: SequenceSet, *, speech_fraction: float, batch_units: int, seed: int, epoch: int
-) -> Sequence[list[int]]:
-    """The batches of an epoch, the same whenever it is asked for."""
-    generator = torch.Generator().manual_seed(sequence_seed(seed, epoch, -1))
-    order = epoch_order(sequences, speech_fraction=speech_fraction, generator=generator)
-    return cut_into_batches(
-        order, sequences.lengths(), batch_units=batch_units, generator=generator
-    )
+def _cut(sequence: LMSequence, length: int) -> LMSequence:
+    if len(sequence) <= length:
+        return sequence
+    return LMSequence(ids=sequence.ids[:, :length], loss_weights=sequence.loss_weights[:, :length])

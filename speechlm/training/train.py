@@ -25,17 +25,19 @@ from speechlm.errors import (
     PartialFailure,
     PluginError,
 )
-from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model.unit_lm import UnitLM
 from speechlm.parts import CONFIG_NAME
 from speechlm.plugins import load_tokenizer
 from speechlm.progress import say
+from speechlm.training.content import ContentPlan
 from speechlm.training.identity import (
     check_identity,
     identity_of,
     write_identity,
 )
+from speechlm.training.lora import import_peft, merge_lora
 from speechlm.training.sequences import SequenceSet
+from speechlm.training.start import Language, Start, choose_language, choose_start
 
 if TYPE_CHECKING:
     from speechlm.training.recipe import UnitLMRecipe
@@ -49,7 +51,9 @@ def train(config: RunConfig) -> None:
     every step.
 
     Raises:
-        PluginError: fairseq2 is not installed.
+        PluginError: fairseq2, or peft for LoRA, is not installed.
+        ConfigError: The layout or the head does not fit the store.
+        InputError: The layout needs text, or what a store does not hold.
         CorpusError: The unit store is missing, partial, or holds nothing to train on.
         FingerprintError: The tokenizer is not the store's, or a checkpoint is of another
             vocabulary or other units.
@@ -58,18 +62,20 @@ def train(config: RunConfig) -> None:
     """
     folder = config.train_path
     store = UnitStore.open(config.store_path)
-    vocabulary = Vocabulary(
-        tokenizer_fingerprint=store.fingerprint,
-        stream_sizes=(store.vocab_size,) * store.num_codebooks,
-    )
+    language = choose_language(config, store)
+    features = _unit_features(config.tokenizer_path, store.fingerprint)
+    if config.train.lora_rank:
+        import_peft()
+    start = choose_start(config, language, features)
     sequences, valid = (
-        _sequences(config, store, vocabulary, split) for split in ("train", "valid")
+        _sequences(config, store, language, start, split) for split in ("train", "valid")
     )
     sequences.check_not_empty(config.store_path)
     identity = identity_of(
         config,
-        vocabulary=vocabulary.fingerprint,
+        vocabulary=language.vocabulary.fingerprint,
         units=sequences.fingerprint(),
+        text_lm=start.text_lm,
         num_processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
     finished = (folder / "lm" / CONFIG_NAME).is_file()
@@ -80,7 +86,6 @@ def train(config: RunConfig) -> None:
         if leader:
             say(f"{folder / 'lm'} is trained already; delete {folder} to train anew")
         return
-    features = _unit_features(config.tokenizer_path, store.fingerprint)
     device = _device(config.train.device)
     dtype = _dtype(config.train, device)
 
@@ -93,26 +98,35 @@ def train(config: RunConfig) -> None:
             write_identity(folder, identity)
             _announce(sequences, valid, config.train, device, dtype, resumed)
         recipe = UnitLMRecipe(
-            config, train=sequences, valid=valid, features=features, first_step=resumed + 1
+            config, train=sequences, valid=valid, start=start, first_step=resumed + 1
         )
         _run(recipe, config, dtype)
     if leader:
         assert recipe.decoder is not None
-        UnitLM(recipe.decoder, vocabulary).save(folder / "lm")
+        if config.train.lora_rank:
+            merge_lora(recipe.decoder)
+        lm = UnitLM(recipe.decoder, language.vocabulary, language.layout, language.text_tokenizer)
+        lm.save(folder / "lm")
         say(f"trained: {folder / 'lm'}")
 
 
 def _sequences(
-    config: RunConfig, store: UnitStore, vocabulary: Vocabulary, split: str
+    config: RunConfig, store: UnitStore, language: Language, start: Start, split: str
 ) -> SequenceSet:
-    # Validation counts what the LM is for, whatever else training counts.
-    everything = config.train.loss_on == "all" and split == "train"
+    layout = language.train_layout if split == "train" else language.layout
+    plan = ContentPlan(
+        layout,
+        num_codebooks=store.num_codebooks,
+        text_tokenizer=language.text_tokenizer,
+        spans=config.layout.spans,
+    )
     return SequenceSet.of_split(
         store,
-        vocabulary,
+        layout,
+        language.vocabulary,
+        plan,
         split,
-        question_weight=config.train.question_loss_weight if everything else 0.0,
-        max_length=min(config.model.max_positions, config.train.batch_units),
+        max_length=min(start.shape.max_positions, config.train.batch_units),
     )
 
 
@@ -214,13 +228,8 @@ def _announce(
         f"recordings alone, validating on {len(valid)}; {device}, {str(dtype)[6:]}"
     )
     for part, name in ((sequences, "train"), (valid, "valid")):
-        if part.num_unanswered:
-            say(f"{name}: left out {part.num_unanswered} questions: no reply in the unit store")
-        if part.num_too_long:
-            say(
-                f"{name}: left out {part.num_too_long} conversations longer than "
-                f"{part.max_length} LM positions"
-            )
+        for line in part.describe_left_out():
+            say(f"{name}: {line}")
     if resumed:
         say(f"going on from step {resumed} of {config.max_steps}")
 

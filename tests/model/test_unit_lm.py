@@ -74,7 +74,7 @@ def test_weights_that_do_not_fit_their_config_are_refused(tmp_path: Path) -> Non
 
 def test_a_decoder_of_another_size_is_refused() -> None:
     other = Vocabulary(tokenizer_fingerprint="tokenizer-01", stream_sizes=(21,))
-    with pytest.raises(InputError, match="of 26 ids, as the vocabulary has, got one of 25"):
+    with pytest.raises(InputError, match="of 28 ids, as the vocabulary has, got one of 27"):
         UnitLM(small_lm().decoder, other, LAYOUT)
 
 

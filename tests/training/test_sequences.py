@@ -1,33 +1,18 @@
-import itertools
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from toy_store import FINGERPRINT, NUM_UNITS, recording, write_rows, write_toy_store
+from toy_sequences import sequences_of
+from toy_store import NUM_UNITS, recording, write_rows, write_toy_store
 
-from speechlm.data.store import UnitStore
-from speechlm.errors import CorpusError
-from speechlm.layouts.conversation import decode_conversation, decode_speech
-from speechlm.layouts.vocabulary import Vocabulary
-from speechlm.training.batches import UnitBatch
-from speechlm.training.sequences import (
-    SequenceSet,
-    cut_evenly,
-    cut_into_batches,
-    epoch_batches,
-    epoch_order,
-    sequence_seed,
-)
-
-VOCABULARY = Vocabulary(tokenizer_fingerprint=FINGERPRINT, stream_sizes=(NUM_UNITS,))
+from speechlm.errors import ConfigError, CorpusError, InputError
+from speechlm.training.sequences import SequenceSet
 
 
-def sequences_of(path: Path, split: str = "train", max_length: int = 64) -> SequenceSet:
-    return SequenceSet.of_split(
-        UnitStore.open(path), VOCABULARY, split, question_weight=0.0, max_length=max_length
-    )
+def decoded(sequences: SequenceSet, number: int) -> dict[str, list[list[int]]]:
+    ids = sequences.sequence(number).ids
+    content = sequences.layout.decode(sequences.vocabulary, ids)
+    return {name: field.tolist() for name, field in content.items()}
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +34,35 @@ def test_questions_become_conversations_and_the_rest_speech(tmp_path: Path) -> N
         ],
     )
     train = sequences_of(tmp_path)
-    assert (train.num_conversations, train.num_speech, train.num_unanswered) == (1, 2, 1)
-    asked, answered = decode_conversation(VOCABULARY, train.sequence(0).ids)
-    assert (asked.tolist(), answered.tolist()) == ([[1, 2, 3]], [[7, 8]])
-    speech = [decode_speech(VOCABULARY, train.sequence(n).ids).tolist() for n in (1, 2)]
-    assert speech == [[[7, 8]], [[4]]]
+    assert (train.num_conversations, train.num_speech) == (1, 2)
+    assert train.describe_left_out() == ["left out 1 questions: no reply in the unit store"]
+    conversation, *speech = (decoded(train, number) for number in range(3))
+    assert conversation == {"question": [[1, 2, 3]], "answer": [[7, 8]]}
+    assert speech == [{"speech": [[7, 8]]}, {"speech": [[4]]}]
     valid = sequences_of(tmp_path, "valid")
     assert (valid.num_conversations, valid.num_speech) == (1, 0)
-    assert valid.sequence(0).ids.tolist() == [2, 10, 3, 12, 13, 1]
+    assert decoded(valid, 0) == {"question": [[5]], "answer": [[7, 8]]}
 
 
-def test_lengths_are_those_of_the_sequences(toy: Path) -> None:
-    train = sequences_of(toy)
+@pytest.mark.parametrize(
+    ("num_codebooks", "layout"),
+    [
+        (1, "flat"),
+        (1, "flat {collapse: true}"),
+        (1, "grouped"),
+        (2, "flattened"),
+        (2, "parallel"),
+        (2, "delay {delays: [0, 2]}"),
+        (2, "coarse-first"),
+    ],
+)
+def test_lengths_are_those_of_the_sequences(
+    tmp_path: Path, num_codebooks: int, layout: str
+) -> None:
+    write_toy_store(tmp_path, num_codebooks=num_codebooks, num_questions=30)
+    train = sequences_of(tmp_path, layout=layout)
+    assert train.num_conversations > 20
+    assert train.num_speech == 10
     lengths = [len(train.sequence(number)) for number in range(len(train))]
     assert train.lengths().tolist() == lengths
 
@@ -72,18 +74,43 @@ def test_long_speech_is_cut_and_a_long_conversation_left_out(tmp_path: Path) -> 
         [recording("long", units), recording("question", [1] * 6, reply="long")],
     )
     train = sequences_of(tmp_path, max_length=12)
-    assert (train.num_conversations, train.num_too_long, train.num_speech) == (0, 1, 3)
-    pieces = [train.sequence(number).ids for number in range(3)]
+    assert (train.num_conversations, train.num_speech) == (0, 3)
+    (line,) = train.describe_left_out()
+    assert line.startswith("left out 1 conversations: longer than 12 LM positions (model.max_")
+    pieces = [train.sequence(number).ids[0] for number in range(3)]
     assert all(len(piece) <= 12 for piece in pieces)
     assert train.lengths().tolist() == [len(piece) for piece in pieces]
-    assert [int(piece[-1]) == VOCABULARY.end for piece in pieces] == [False, False, True]
-    together = torch.cat([piece[piece >= VOCABULARY.first_unit] for piece in pieces])
-    assert (together - VOCABULARY.first_unit).tolist() == units
+    vocabulary = train.vocabulary
+    assert [int(piece[-1]) == vocabulary.end for piece in pieces] == [False, False, True]
+    together = torch.cat([piece[piece >= vocabulary.first_unit] for piece in pieces])
+    assert (together - vocabulary.first_unit).tolist() == units
+
+
+@pytest.mark.parametrize("layout", ["parallel", "delay", "flattened", "coarse-first"])
+def test_several_streams_are_cut_too(tmp_path: Path, layout: str) -> None:
+    units = torch.arange(50).view(2, 25)
+    write_rows(tmp_path, [recording("long", units.tolist())], num_codebooks=2)
+    train = sequences_of(tmp_path, layout=layout, max_length=17)
+    pieces = [train.sequence(number) for number in range(len(train))]
+    assert len(pieces) > 1
+    assert all(len(piece) <= 17 for piece in pieces)
+    end = train.vocabulary.end
+    ends = [int(piece.loss_weights[piece.ids == end].sum() > 0) for piece in pieces]
+    assert ends == [0] * (len(pieces) - 1) + [1]
+    held = torch.cat([piece.ids.flatten() for piece in pieces])
+    held = held[held >= train.vocabulary.first_unit] - train.vocabulary.first_unit
+    assert sorted((held % NUM_UNITS).tolist()) == list(range(50))
+
+
+def test_no_room_for_one_frame_is_refused(tmp_path: Path) -> None:
+    write_rows(tmp_path, [recording("a", [[1], [2]])], num_codebooks=2)
+    with pytest.raises(ConfigError, match=r"one frame of the layout 'flattened' is longer than 3"):
+        sequences_of(tmp_path, layout="flattened", max_length=3)
 
 
 def test_nothing_to_train_on_is_refused_with_the_reason(tmp_path: Path) -> None:
     write_rows(tmp_path, [recording("lost", [6], reply="nowhere")])
-    with pytest.raises(CorpusError, match=r"no sequence to train on: 1 questions lack"):
+    with pytest.raises(CorpusError, match=r"to train on: left out 1 questions: no reply"):
         sequences_of(tmp_path).check_not_empty(tmp_path)
 
 
@@ -104,90 +131,21 @@ def test_unit_dropout_touches_questions_alone_and_repeats(toy: Path) -> None:
     dropped = train.sequence(3, unit_dropout=0.5, seed=1)
     assert torch.equal(dropped.ids, train.sequence(3, unit_dropout=0.5, seed=1).ids)
     assert not torch.equal(dropped.ids, train.sequence(3, unit_dropout=0.5, seed=2).ids)
-    turn = int((plain.ids == VOCABULARY.assistant).nonzero())
-    changed = (dropped.ids != plain.ids).nonzero().flatten()
+    turn = int((plain.ids[0] == train.vocabulary.assistant).nonzero())
+    changed = (dropped.ids[0] != plain.ids[0]).nonzero().flatten()
     assert len(changed) > 0
     assert int(changed.max()) < turn
     last = train.num_conversations
     assert torch.equal(train.sequence(last, unit_dropout=0.9, seed=1).ids, train.sequence(last).ids)
 
 
-@settings(deadline=None, max_examples=30)
-@given(
-    st.lists(st.integers(1, 40), min_size=1, max_size=60),
-    st.integers(1, 200),
-    st.integers(0, 2**40),
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ("duplex", r"the layout 'duplex' lays out 'self', which a unit store does not hold"),
+        ("prosody", r"the layout 'prosody' lays out 3 streams, the unit store holds 1"),
+    ],
 )
-def test_batches_hold_every_sequence_once_within_the_limit(
-    lengths: list[int], batch_units: int, seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(lengths), generator=generator)
-    batches = cut_into_batches(
-        order, torch.tensor(lengths), batch_units=batch_units, generator=generator
-    )
-    assert sorted(itertools.chain(*batches)) == list(range(len(lengths)))
-    for batch in batches:
-        longest = max(lengths[number] for number in batch)
-        assert len(batch) == 1 or len(batch) * longest <= batch_units
-
-
-def test_an_epoch_visits_each_conversation_once_and_its_share_of_speech(toy: Path) -> None:
-    train = sequences_of(toy)
-    generator = torch.Generator().manual_seed(0)
-    order = epoch_order(train, speech_fraction=0.2, generator=generator)
-    conversations = order[order < train.num_conversations]
-    assert sorted(conversations.tolist()) == list(range(train.num_conversations))
-    assert len(order) - len(conversations) == round(train.num_conversations * 0.25)
-    none = epoch_order(train, speech_fraction=0.0, generator=generator)
-    assert len(none) == train.num_conversations
-    only = epoch_order(train, speech_fraction=1.0, generator=generator)
-    assert sorted(only.tolist()) == list(range(train.num_conversations, len(train)))
-
-
-def test_epochs_differ_and_repeat(toy: Path) -> None:
-    train = sequences_of(toy)
-
-    def epoch(number: int, seed: int = 1) -> list[list[int]]:
-        return list(
-            epoch_batches(train, speech_fraction=0.1, batch_units=200, seed=seed, epoch=number)
-        )
-
-    assert epoch(0) == epoch(0)
-    assert epoch(0) != epoch(1)
-    assert epoch(0) != epoch(0, seed=2)
-    assert len({sequence_seed(s, e, i) for s in (1, 2) for e in (0, 1) for i in (0, 1)}) == 8
-
-
-def test_little_of_a_batch_is_padding(toy: Path) -> None:
-    train = sequences_of(toy)
-    lengths = train.lengths()
-    batches = epoch_batches(train, speech_fraction=0.05, batch_units=200, seed=1, epoch=0)
-    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    real = sum(int(lengths[batch].sum()) for batch in batches)
-    assert real / padded > 0.9
-    assert sorted(itertools.chain(*cut_evenly(train, batch_units=200))) == list(range(len(train)))
-
-
-def test_a_batch_predicts_what_counts(toy: Path) -> None:
-    train = sequences_of(toy)
-    chosen = [train.sequence(number) for number in (0, 5, train.num_conversations)]
-    batch = UnitBatch(chosen, VOCABULARY.pad)
-    rows, columns = batch.ids.shape
-    assert columns == max(len(sequence) for sequence in chosen) - 1
-    expected = [
-        (row * columns + position - 1, int(sequence.ids[position]))
-        for row, sequence in enumerate(chosen)
-        for position in range(1, len(sequence))
-        if sequence.loss_weights[position] > 0
-    ]
-    assert list(zip(batch.select.tolist(), batch.targets.tolist(), strict=True)) == expected
-    assert rows == 3
-    assert batch.weights.tolist() == [1.0] * len(expected)
-    assert batch.num_positions == sum(len(sequence) for sequence in chosen)
-
-
-def test_an_empty_batch_counts_nothing() -> None:
-    batch = UnitBatch([], VOCABULARY.pad)
-    assert batch.ids.shape == (1, 1)
-    assert batch.select.shape == batch.targets.shape == batch.weights.shape == (0,)
+def test_what_a_store_does_not_hold_is_refused(toy: Path, layout: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        sequences_of(toy, layout=layout)
