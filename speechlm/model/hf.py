@@ -50,7 +50,8 @@ def from_hf(
         revision: Of the hub's repository: a branch, tag or commit.
 
     Returns:
-        The decoder, in evaluation mode and without dropout.
+        The decoder, in evaluation mode and without dropout. ``max_positions`` is the
+        checkpoint's own; up to there dynamic rope scaling is none.
 
     Raises:
         CheckpointError: Missing, partial, or of a shape that the decoder does not have.

@@ -5,6 +5,9 @@ A family is a way of writing :class:`~speechlm.model.architecture.DecoderConfig`
 ``rope_theta`` and ``rope_scaling`` (transformers 4), ``rope_parameters`` (transformers 5).
 The first is written, since every version opens it. A key that is absent has the default that
 ``transformers`` gives it.
+
+Each family is a reader and a writer of its own, one after another: what one of them does can be
+read in one place, which is worth the length of the file.
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from speechlm.errors import ConfigError
 from speechlm.model import from_hf, to_hf
@@ -224,6 +227,61 @@ def test_logits_are_those_of_transformers_from_both_sides(name: str, tmp_path: P
         again = from_hf(tmp_path / "ours")
         assert again.config == decoder.config
         assert torch.equal(again(ids), decoder(ids))
+
+
+@st.composite
+def random_shapes(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    family = draw(st.sampled_from(["Llama", "Mistral", "Qwen2", "Qwen3", "OPT", "GPTNeoX"]))
+    groups, kv_heads = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    heads = groups * kv_heads
+    shape: dict[str, Any] = dict(
+        hidden_size=heads * draw(st.sampled_from([8, 12, 16])),
+        num_attention_heads=heads,
+        num_hidden_layers=draw(st.integers(1, 3)),
+        max_position_embeddings=64,
+        tie_word_embeddings=draw(st.booleans()),
+    )
+    inner = draw(st.integers(1, 50))
+    if family == "OPT":
+        width = shape["hidden_size"]
+        return family, dict(
+            shape, ffn_dim=inner, word_embed_proj_dim=width, enable_bias=draw(st.booleans())
+        )
+    shape["intermediate_size"] = inner
+    scaling = draw(st.sampled_from([None, *SCALED.values()]))
+    if scaling is not None:
+        shape["rope_scaling"] = dict(scaling)
+    shape["hidden_act"] = draw(st.sampled_from(["silu", "gelu", "gelu_new", "relu"]))
+    if family == "GPTNeoX":
+        shape["rotary_pct"] = draw(st.sampled_from([0.5, 1.0]))
+        shape["use_parallel_residual"] = draw(st.booleans())
+        return family, dict(shape, attention_bias=draw(st.booleans()))
+    shape["num_key_value_heads"] = kv_heads
+    if family != "Qwen2":
+        shape["head_dim"] = draw(st.sampled_from([4, 6, 16]))
+    if family in ("Llama", "Qwen3"):
+        shape["attention_bias"] = draw(st.booleans())
+    if family == "Llama":
+        shape["mlp_bias"] = draw(st.booleans())
+    if family == "Mistral":
+        shape["sliding_window"] = draw(st.none() | st.integers(1, 50))
+    return family, shape
+
+
+@given(random_shapes())
+@settings(deadline=None, max_examples=25)
+def test_random_shapes_give_the_logits_of_transformers(made: tuple[str, dict[str, Any]]) -> None:
+    family, shape = made
+    reference = random_lm(family, shape)
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        reference.save_pretrained(Path(folder, "theirs"))
+        decoder = from_hf(Path(folder, "theirs"))
+        to_hf(decoder, Path(folder, "ours"))
+        opened = transformers.AutoModelForCausalLM.from_pretrained(Path(folder, "ours"))
+        ids = random_ids(2, LENGTH)
+        expected = reference(ids).logits
+        close(decoder(ids), expected)
+        close(opened(ids).logits, expected)
 
 
 @pytest.mark.parametrize("name", SHAPES)
