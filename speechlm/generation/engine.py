@@ -1,0 +1,580 @@
+"""The decoding engine: requests join and leave a running batch, each as if it were alone.
+
+A step of the model takes the next positions of every running sequence at once, without
+padding: a chunk of a prompt beside single positions of sequences that are being continued. What
+comes out of a request depends on nothing but the LM, the prompt, the sampling and the seed.
+
+Sources:
+    Continuous batching: Yu et al. 2022 (Orca). Prompts in chunks: Agrawal et al. 2023,
+    arXiv:2308.16369. Guidance: Ho and Salimans 2022, arXiv:2207.12598, as Sanchez et al. 2023,
+    arXiv:2306.17806, use it. Contexts without end: Xiao et al. 2023, arXiv:2309.17453.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from speechlm.config import SamplingConfig
+from speechlm.errors import InputError
+from speechlm.generation.sampling import (
+    BFLOAT16_TOLERANCE,
+    TOLERANCE,
+    choose,
+    penalize,
+    seeded_noise,
+)
+from speechlm.layouts.grid import Prompt
+from speechlm.model.cache import BLOCK, KVCache, Region
+from speechlm.model.decoder import Decoder
+from speechlm.model.fast import Weights, fast_linear, prepare
+from speechlm.model.heads import RowSampler, joined_head, local_ids
+from speechlm.model.unit_lm import UnitLM
+
+MAX_BATCH = 64
+"""Sequences decoded at once."""
+PREFILL_CHUNK = 512
+"""Positions of a prompt that are read in one step, counted from the prompt's own start."""
+SINKS = 4
+"""First positions that a full context never forgets."""
+CACHE_BYTES = 2**30
+"""Memory of keys and values that :func:`positions_for` does not go beyond."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Request:
+    """What to continue, and how."""
+
+    prompt: Prompt
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    seeds: tuple[int, ...] = (0,)
+    """One a sample; the prompt is read once for all of them."""
+    unconditioned: Prompt | None = None
+    """What guidance leads away from; needed when ``sampling.guidance`` is not 1."""
+    stop: tuple[tuple[int, ...], ...] = ()
+    """Runs of ids in row 0 that end a sample once they have come."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Drawn:
+    """One column of one sample."""
+
+    ticket: int
+    column: tuple[int, ...]
+    """Joint ids, R."""
+    finished: bool
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Branch:
+    """A sequence in the cache: the conditioned one, or the other that guidance needs."""
+
+    prompt: Tensor
+    """int64 [R, S]."""
+    region: Region
+    num_read: int = 0
+    """Columns read, those forgotten since included."""
+    state: Tensor | None = None
+    """What the model made of the last column of a prompt read whole, float [1, D]."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Sample:
+    ticket: int
+    request: Request
+    generator: torch.Generator
+    branches: list[_Branch]
+    state: Hashable
+    columns: list[tuple[int, ...]] = field(default_factory=list)
+    seen: list[Tensor] | None = None
+    """Which ids came in each row, bool [V_r] each; kept only for a repetition penalty."""
+
+
+class Engine:
+    """Runs requests through one LM.
+
+    >>> engine = Engine(lm, num_positions=4096)  # doctest: +SKIP
+    >>> tickets = engine.add(Request(prompt=prompt))  # doctest: +SKIP
+    >>> while engine.busy:  # doctest: +SKIP
+    ...     for drawn in engine.step():
+    ...         print(drawn.ticket, drawn.column)
+    """
+
+    def __init__(
+        self,
+        lm: UnitLM,
+        *,
+        num_positions: int,
+        max_batch: int = MAX_BATCH,
+        weights: Weights = "float32",
+    ) -> None:
+        """Get an LM ready to decode.
+
+        Args:
+            lm: Its decoder's weights must not change from now on.
+            num_positions: LM positions that all running sequences hold together.
+            max_batch: Sequences that run at once; further ones wait.
+            weights: As :func:`speechlm.model.fast.prepare` takes them.
+        """
+        self.lm = lm
+        ready = _get_ready(lm, weights)
+        self._decoder = ready.decoder
+        self._sampler = ready.sampler
+        self._row_ids = ready.row_ids
+        self._masks = ready.masks
+        self._grammar = lm.layout.grammar(lm.vocabulary)
+        self._tolerance = TOLERANCE if ready.dtype == torch.float32 else BFLOAT16_TOLERANCE
+        self._dtype = ready.dtype
+        self._cache = KVCache(
+            self._decoder.config, num_positions, device=lm.device, dtype=ready.dtype
+        )
+        self._max_batch = max_batch
+        self._waiting: deque[tuple[Request, list[int]]] = deque()
+        self._reading: deque[list[_Sample]] = deque()
+        """Groups of samples whose common prompt is being read."""
+        self._running: list[_Sample] = []
+        self._next_ticket = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is waiting or running."""
+        return bool(self._waiting or self._reading or self._running)
+
+    def add(self, request: Request) -> list[int]:
+        """Queue a request; gives a ticket a sample.
+
+        Raises:
+            InputError: The prompt has other rows than the layout, leaves no room within the
+                context, or is larger than the whole cache; or guidance lacks its prompt.
+        """
+        self._check(request)
+        tickets = list(range(self._next_ticket, self._next_ticket + len(request.seeds)))
+        self._next_ticket += len(tickets)
+        self._waiting.append((request, tickets))
+        return tickets
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a sample, wherever it stands; a ticket that has ended is let pass."""
+        for request, tickets in list(self._waiting):
+            if ticket in tickets:
+                tickets.remove(ticket)
+                if not tickets:
+                    self._waiting = deque(w for w in self._waiting if w[0] is not request)
+        for group in [*self._reading, self._running]:
+            for sample in [sample for sample in group if sample.ticket == ticket]:
+                group.remove(sample)
+                self._release(sample)
+        self._reading = deque(group for group in self._reading if group)
+
+    @torch.inference_mode()
+    def step(self) -> list[Drawn]:
+        """Run the model once and give every column that was drawn."""
+        self._admit()
+        rows: list[tuple[_Branch, Tensor]] = []
+        for sample in self._running:
+            last = torch.tensor(sample.columns[-1])[:, None]
+            for branch in sample.branches:
+                self._make_room(sample, branch)
+                rows.append((branch, last))
+        group = self._reading[0] if self._reading else None
+        if group is not None:
+            for branch in group[0].branches:
+                rest = branch.prompt[:, branch.num_read :]
+                if rest.shape[1]:
+                    rows.append((branch, rest[:, :PREFILL_CHUNK]))
+        if not rows:
+            return []
+        hidden = self._read(rows)
+        states = hidden[: sum(len(sample.branches) for sample in self._running)]
+        if group is not None and all(branch.state is not None for branch in group[0].branches):
+            self._reading.popleft()
+            for sample in group[1:]:
+                for mine, read in zip(sample.branches, group[0].branches, strict=True):
+                    self._cache.copy(read.region, mine.region)
+                    mine.num_read = read.num_read
+            read_whole = [branch.state for branch in group[0].branches if branch.state is not None]
+            states = torch.cat([states, *(read_whole * len(group))])
+            self._running += group
+        return self._draw(self._running, states) if self._running else []
+
+    def run(self, request: Request) -> Iterator[tuple[int, ...]]:
+        """Give the columns of one request's only sample as they are drawn.
+
+        Other requests go on beside it, but what they draw is lost: for one caller alone.
+        """
+        (ticket,) = self.add(request)
+        try:
+            while True:
+                for drawn in self.step():
+                    if drawn.ticket == ticket:
+                        yield drawn.column
+                        if drawn.finished:
+                            return
+        finally:
+            self.cancel(ticket)
+
+    def _check(self, request: Request) -> None:
+        if request.sampling.guidance != 1 and request.unconditioned is None:
+            raise InputError(
+                f"guidance {request.sampling.guidance} needs an unconditioned prompt, got none"
+            )
+        check_prompt(self.lm, request.prompt, window=request.sampling.window)
+        needed = sum(
+            self._capacity(prompt, request.sampling) for prompt in _prompts(request)
+        ) * len(request.seeds)
+        if needed > self._cache.num_positions:
+            raise InputError(
+                f"expected a request of at most {self._cache.num_positions} LM positions in all "
+                f"its samples, which is what the cache holds, got {needed}"
+            )
+        if len(request.seeds) > self._max_batch:
+            raise InputError(
+                f"expected at most {self._max_batch} samples, got {len(request.seeds)}"
+            )
+
+    def _capacity(self, prompt: Prompt, sampling: SamplingConfig) -> int:
+        return -(-capacity_of(self.lm, prompt, sampling) // BLOCK) * BLOCK
+
+    def _admit(self) -> None:
+        while self._waiting:
+            request, tickets = self._waiting[0]
+            count = len(self._running) + sum(map(len, self._reading)) + len(tickets)
+            if count > self._max_batch and (self._running or self._reading):
+                return
+            prompts = _prompts(request)
+            regions: list[Region] = []
+            for _ in tickets:
+                for prompt in prompts:
+                    region = self._cache.reserve(self._capacity(prompt, request.sampling))
+                    if region is None:  # it waits until others have ended
+                        for taken in regions:
+                            self._cache.release(taken)
+                        return
+                    regions.append(region)
+            self._waiting.popleft()
+            offset = len(request.seeds) - len(tickets)  # samples cancelled while they waited
+            state = request.prompt.state
+            self._reading.append(
+                [
+                    _Sample(
+                        ticket=ticket,
+                        request=request,
+                        generator=torch.Generator().manual_seed(request.seeds[offset + index]),
+                        branches=[
+                            _Branch(prompt=prompt.ids, region=region)
+                            for prompt, region in zip(
+                                prompts, regions[index * len(prompts) :], strict=False
+                            )
+                        ],
+                        state=self._grammar.start if state is None else state,
+                        seen=self._nothing_seen(request.sampling),
+                    )
+                    for index, ticket in enumerate(tickets)
+                ]
+            )
+
+    def _make_room(self, sample: _Sample, branch: _Branch) -> None:
+        """Forget the oldest positions of a sequence whose window is full."""
+        window = sample.request.sampling.window
+        if window and branch.region.length == self._window(window):
+            drop = _dropped(self._window(window))
+            self._cache.forget(branch.region, keep_first=SINKS, count=drop)
+
+    def _window(self, window: int) -> int:
+        return min(window, self._decoder.config.max_positions)
+
+    def _read(self, rows: Sequence[tuple[_Branch, Tensor]]) -> Tensor:
+        """Run the model over the next columns of some sequences; the last state of each, [n, D]."""
+        ids = torch.cat([columns for _, columns in rows], dim=1)
+        counts = [columns.shape[1] for _, columns in rows]
+        step = self._cache.step([(b.region, n) for (b, _), n in zip(rows, counts, strict=True)])
+        for (branch, _), count in zip(rows, counts, strict=True):
+            branch.num_read += count
+        select = None
+        if len(counts) < ids.shape[1]:
+            select = torch.tensor(counts).cumsum(0).to(self.lm.device) - 1
+        hidden = self._decoder.hidden(ids[None].to(self.lm.device), cache=step, select=select)
+        hidden = hidden if select is not None else hidden[0]
+        for index, (branch, _) in enumerate(rows):
+            if branch.num_read == branch.prompt.shape[1]:
+                branch.state = hidden[index : index + 1]
+        return hidden
+
+    def _draw(self, samples: list[_Sample], states: Tensor) -> list[Drawn]:
+        """Choose the next column of every sample from the states of all their branches."""
+        noise = [self._noise(sample) for sample in samples]
+        ids, certain = self._choose(samples, states, noise)
+        for index in (~certain).nonzero().flatten().tolist():
+            sample = samples[index]
+            generated = torch.tensor(sample.columns, dtype=torch.int64).reshape(-1, ids.shape[1]).T
+            alone = torch.cat(
+                [
+                    self._alone(
+                        torch.cat([branch.prompt, generated], dim=1), sample.request.sampling.window
+                    )
+                    for branch in sample.branches
+                ]
+            )
+            ids[index] = self._choose([sample], alone, [noise[index]])[0][0]
+        drawn = []
+        for sample, column in zip(samples, ids.tolist(), strict=True):
+            drawn.append(self._advance(sample, tuple(column)))
+        self._running = [s for s in self._running if s.branches]
+        return drawn
+
+    def _advance(self, sample: _Sample, column: tuple[int, ...]) -> Drawn:
+        sample.columns.append(column)
+        if sample.seen is not None:
+            local = local_ids(torch.tensor([column]), self._row_ids)[0]
+            for seen, at in zip(sample.seen, local.tolist(), strict=True):
+                seen[at] = True
+        state = self._grammar.advance(sample.state, column)
+        sampling = sample.request.sampling
+        limit = self._decoder.config.max_positions
+        finished = (
+            state is None
+            or len(sample.columns) >= sampling.max_units
+            or (not sampling.window and max(b.num_read for b in sample.branches) + 1 >= limit)
+            or any(_ends_with(sample.columns, run) for run in sample.request.stop)
+        )
+        if finished:
+            self._release(sample)
+        else:
+            sample.state = state
+        return Drawn(ticket=sample.ticket, column=column, finished=finished)
+
+    def _release(self, sample: _Sample) -> None:
+        for branch in sample.branches:
+            self._cache.release(branch.region)
+        sample.branches = []
+
+    def _noise(self, sample: _Sample) -> list[Tensor] | None:
+        if sample.request.sampling.temperature == 0:
+            return None
+        return [seeded_noise(sample.generator, len(ids)) for ids in self._row_ids]
+
+    def _nothing_seen(self, sampling: SamplingConfig) -> list[Tensor] | None:
+        if sampling.repetition_penalty == 1:
+            return None
+        return [torch.zeros(len(ids), dtype=torch.bool) for ids in self._row_ids]
+
+    def _choose(
+        self, samples: Sequence[_Sample], states: Tensor, noise: Sequence[list[Tensor] | None]
+    ) -> tuple[Tensor, Tensor]:
+        """Choose a column for each sample.
+
+        Returns:
+            ids: int64 [n, R], on the CPU.
+            certain: bool [n].
+        """
+        device = states.device
+        masks = [self._grammar.mask_of(sample.state) for sample in samples]
+        mask_index = torch.tensor(masks, device=device)
+        guides = _Guides(samples, device) if len(states) > len(samples) else None
+        certain = torch.ones(len(samples), dtype=torch.bool)
+        given = self._given(samples)
+        configs = {sample.request.sampling for sample in samples}
+
+        def pick(row: int, logits: Tensor) -> Tensor:
+            scores = logits.float()
+            if guides is not None:
+                scores = guides.lead(scores)
+            if any(sample.seen is not None for sample in samples):
+                scores = self._penalized(samples, row, scores)
+            scores = scores.masked_fill(~self._masks[row][mask_index], -torch.inf)
+            picked = torch.zeros(len(samples), dtype=torch.int64, device=device)
+            for sampling in configs:
+                chosen = [i for i, s in enumerate(samples) if s.request.sampling == sampling]
+                drawn = None
+                if sampling.temperature > 0:
+                    drawn = torch.stack([noise[i][row] for i in chosen]).to(device)  # type: ignore[index]
+                # Guidance stretches differences, and so rounding.
+                tolerance = self._tolerance * max(1.0, 2 * sampling.guidance - 1)
+                part = scores if len(configs) == 1 else scores[chosen]
+                ids, sure = choose(part, sampling, drawn, tolerance)
+                if given is not None:
+                    known = given[chosen, row].to(device)
+                    ids = torch.where(known >= 0, known, ids)
+                    sure = sure | (known >= 0)
+                picked[chosen] = ids
+                certain[chosen] &= sure.cpu()
+            return picked if guides is None else picked[guides.owners]
+
+        ids = self._sampler.frame(states, pick)
+        return (ids if guides is None else ids[guides.firsts]).cpu(), certain
+
+    def _given(self, samples: Sequence[_Sample]) -> Tensor | None:
+        """Cells of this column that prompts already know, local ids int64 [n, R]; -1: free."""
+        at = [len(sample.columns) for sample in samples]
+        if not any(
+            index < sample.request.prompt.given.shape[1]
+            for index, sample in zip(at, samples, strict=True)
+        ):
+            return None
+        cells = torch.full((len(samples), len(self._row_ids)), -1)
+        for number, (index, sample) in enumerate(zip(at, samples, strict=True)):
+            if index < sample.request.prompt.given.shape[1]:
+                known = sample.request.prompt.given[:, index]
+                for row in (known >= 0).nonzero().flatten().tolist():
+                    ids = self._row_ids[row].cpu()
+                    cells[number, row] = torch.searchsorted(ids, known[row])
+        return cells
+
+    def _penalized(self, samples: Sequence[_Sample], row: int, scores: Tensor) -> Tensor:
+        nothing = torch.zeros(scores.shape[1], dtype=torch.bool)
+        seen = [nothing if sample.seen is None else sample.seen[row] for sample in samples]
+        penalties = torch.tensor(
+            [sample.request.sampling.repetition_penalty for sample in samples], device=scores.device
+        )
+        return penalize(scores, torch.stack(seen).to(scores.device), penalties[:, None])
+
+    def _alone(self, columns: Tensor, window: int) -> Tensor:
+        """The state after a sequence [R, S], computed from nothing but itself: float [1, D]."""
+        count = columns.shape[1]
+        size = self._window(window) if window else count
+        region = Region(start=0, capacity=size)
+        cache = KVCache(
+            self._decoder.config, min(size, count), device=self.lm.device, dtype=self._dtype
+        )
+        read = 0
+        hidden = None
+        while read < count:
+            if region.length == size:
+                cache.forget(region, keep_first=SINKS, count=_dropped(size))
+            part = columns[:, read : read + size - region.length]
+            select = torch.tensor([part.shape[1] - 1], device=self.lm.device)
+            hidden = self._decoder.hidden(
+                part[None].to(self.lm.device),
+                cache=cache.step([(region, part.shape[1])]),
+                select=select,
+            )
+            read += part.shape[1]
+        assert hidden is not None
+        return hidden
+
+
+class _Guides:
+    """Which states belong together where some samples have two branches."""
+
+    def __init__(self, samples: Sequence[_Sample], device: torch.device) -> None:
+        counts = torch.tensor([len(sample.branches) for sample in samples])
+        scales = [sample.request.sampling.guidance for sample in samples]
+        self.firsts = (counts.cumsum(0) - counts).to(device)
+        self.owners = torch.arange(len(samples)).repeat_interleave(counts).to(device)
+        """Whose each state is, int64 [states]."""
+        self._lasts = (counts.cumsum(0) - 1).to(device)
+        self._scales = torch.tensor(scales, device=device)[:, None]
+
+    def lead(self, scores: Tensor) -> Tensor:
+        """Go from the unconditioned scores towards the others and beyond: [samples, V]."""
+        free = scores[self._lasts]
+        return free + self._scales * (scores[self.firsts] - free)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Ready:
+    """What all engines of one LM share."""
+
+    decoder: Decoder
+    sampler: RowSampler
+    row_ids: tuple[Tensor, ...]
+    masks: list[Tensor]
+    """What may come in each row, among its own ids: R tensors bool [M, V_r]."""
+    dtype: torch.dtype
+
+
+_READY: WeakKeyDictionary[UnitLM, dict[tuple[Weights, torch.device], _Ready]] = WeakKeyDictionary()
+
+
+def _get_ready(lm: UnitLM, weights: Weights) -> _Ready:
+    """Prepare an LM once, however many engines it gets."""
+    known = _READY.setdefault(lm, {})
+    key = (weights, lm.device)
+    if key not in known:
+        decoder = prepare(lm.decoder, weights)
+        row_ids = lm.layout.row_ids(lm.vocabulary)
+        head = joined_head(lm.decoder if weights == "int8" else decoder, row_ids)
+        if isinstance(head, nn.Linear):
+            head = fast_linear(head, weights)
+        masks = lm.layout.grammar(lm.vocabulary).masks
+        known[key] = _Ready(
+            decoder=decoder,
+            sampler=RowSampler(decoder, row_ids, head),
+            row_ids=row_ids,
+            masks=[masks[:, row][:, ids].to(lm.device) for row, ids in enumerate(row_ids)],
+            dtype=decoder.model.embed_tokens.weight.dtype,
+        )
+    return known[key]
+
+
+def check_prompt(lm: UnitLM, prompt: Prompt, *, window: int = 0) -> None:
+    """Refuse a prompt that the LM cannot go on from.
+
+    Raises:
+        InputError: Other rows than the layout's, empty, or no room within the context.
+    """
+    limit = lm.decoder.config.max_positions
+    rows = lm.layout.num_rows
+    if prompt.ids.ndim != 2 or prompt.ids.shape[0] != rows:
+        raise InputError(
+            f"expected a prompt [{rows}, S], as the layout {lm.layout.name!r} has rows, "
+            f"got {list(prompt.ids.shape)}"
+        )
+    if window:
+        if lm.decoder.config.position not in ("rope", "none"):
+            raise InputError(
+                "a window that moves needs rotary positions, the LM has "
+                f"{lm.decoder.config.position} ones; set generate.window=0"
+            )
+        limit = min(window, limit)
+        if limit < 4 * SINKS:
+            raise InputError(f"expected a window of at least {4 * SINKS} positions, got {window}")
+    if not 1 <= len(prompt) < limit:
+        raise InputError(
+            f"expected a prompt of 1 to {limit - 1} LM positions (model.max_positions is {limit}), "
+            f"got {len(prompt)}; give a shorter recording"
+        )
+
+
+def capacity_of(lm: UnitLM, prompt: Prompt, sampling: SamplingConfig) -> int:
+    """LM positions that a prompt and its continuation fill at most."""
+    limit = lm.decoder.config.max_positions
+    limit = min(sampling.window, limit) if sampling.window else limit
+    return min(len(prompt) + sampling.max_units, limit)
+
+
+def positions_for(lm: UnitLM, requests: Sequence[Request], max_batch: int = MAX_BATCH) -> int:
+    """A cache for the largest requests that may run at once, within :data:`CACHE_BYTES`."""
+    sizes = [
+        len(request.seeds)
+        * sum(
+            -(-capacity_of(lm, prompt, request.sampling) // BLOCK) * BLOCK
+            for prompt in _prompts(request)
+        )
+        for request in requests
+    ]
+    config = lm.decoder.config
+    a_position = 8 * config.num_layers * config.num_kv_heads * config.head_dim
+    wanted = sum(sorted(sizes)[-max_batch:])
+    return max(min(wanted, CACHE_BYTES // a_position), max(sizes, default=0))
+
+
+def _prompts(request: Request) -> list[Prompt]:
+    """The prompt, and the other one where guidance leads away from it."""
+    if request.sampling.guidance == 1 or request.unconditioned is None:
+        return [request.prompt]
+    return [request.prompt, request.unconditioned]
+
+
+def _dropped(window: int) -> int:
+    """How many positions a full window forgets at once: a quarter, so that it is seldom."""
+    return max(1, (window - SINKS) // 4)
+
+
+def _ends_with(columns: Sequence[tuple[int, ...]], run: tuple[int, ...]) -> bool:
+    return 0 < len(run) <= len(columns) and tuple(c[0] for c in columns[-len(run) :]) == run
