@@ -125,6 +125,8 @@ def _fields_help(kind: type, *, prefix: str) -> list[str]:
     lines = []
     for field in fields(kind):
         if is_dataclass(hints[field.name]):
+            if prefix:  # a section of a section; those of the run are asked for by name
+                lines += _fields_help(hints[field.name], prefix=f"{prefix}{field.name}.")
             continue
         lines.append(f"  {prefix}{field.name}={_default(field)}")
         if described.get(field.name):
@@ -133,7 +135,15 @@ def _fields_help(kind: type, *, prefix: str) -> list[str]:
 
 
 def field_docstrings(kind: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, read from its source."""
+    """The docstring under each field of a dataclass and of those it extends, from the source."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if is_dataclass(base):
+            found |= _own_docstrings(base)
+    return found
+
+
+def _own_docstrings(kind: type) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     (definition,) = tree.body
     assert isinstance(definition, ast.ClassDef)

@@ -22,9 +22,13 @@ EXAMPLES = (
         "speechlm train -o runs/mine train.loss_on=all model.num_layers=8",
         "defaults, a larger model",
     ),
+    (
+        "speechlm train configs/twist.yaml model.text_lm=FOLDER",
+        "start from a text LM, here one that 'transformers' saved",
+    ),
     ("tensorboard --logdir runs/demo/train", "watch it"),
 )
-SECTIONS = ("train", "model", "vocoder", "tokenizer")
+SECTIONS = ("train", "model", "layout", "vocoder", "tokenizer")
 
 
 def add_arguments(parser: ArgumentParser) -> None:

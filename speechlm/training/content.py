@@ -111,6 +111,15 @@ class ContentPlan:
                 return "more text tokens than fit into the frames"
         return None
 
+    def longest_draw(self, said: Kept) -> int | None:
+        """LM positions that no draw of a recording exceeds; None where nothing is drawn."""
+        if "spans" not in self.speech:
+            return None
+        words = said.words or ()
+        written = (max(0, len(word.tokens) - (word.end - word.start)) for word in words)
+        marks = len(words) + 1
+        return said.codes.shape[1] + sum(written) + marks
+
     def of_speech(self, said: Kept, codes: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The fields of a recording alone.
 

@@ -245,6 +245,13 @@ class UnitLMRecipe(Recipe):
                 decoder.init_unit_embeddings(self._start.features, seed=self._config.seed)
         if self._config.train.lora_rank:
             add_lora(decoder, self._config.train)
+        if (
+            decoder.depth is not None
+            and not decoder.depth.first_row
+            and decoder.lm_head is not None
+        ):
+            # No row reads it, and data parallelism would wait for its gradient.
+            decoder.lm_head.requires_grad_(False)
         self.decoder = decoder
         return model
 

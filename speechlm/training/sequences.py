@@ -109,7 +109,7 @@ class SequenceSet:
         sequence = self.layout.encode(self.vocabulary, content)
         if self._goes_on(index):
             sequence = _without_end(sequence, self.vocabulary.end)
-        # Only a drawn sequence can be longer, and not by much.
+        # Only one whose aligned words overlap can be longer.
         return _cut(sequence, self.max_length)
 
     def fingerprint(self) -> str:
@@ -163,8 +163,8 @@ class SequenceSet:
             self.left_out["recordings", why] += 1
         else:
             self._pieces.append((recording, 0, frames))
-            number = self.num_conversations + self.num_speech - 1
-            if self._length(number) > self.max_length:
+            longest = self._plan.longest_draw(said)
+            if (self._length(len(self) - 1) if longest is None else longest) > self.max_length:
                 self._pieces.pop()
                 self.left_out["recordings", self._too_long] += 1
 
