@@ -24,7 +24,8 @@ from speechlm.config import RunConfig, SamplingConfig
 from speechlm.errors import CheckpointError, FingerprintError
 from speechlm.files import read_json, write_folder_aside, write_json
 from speechlm.generation.generate import generate, generate_stream
-from speechlm.layouts.conversation import encode_speech, reply_prompt, speech_prompt
+from speechlm.layouts.grid import Prompt
+from speechlm.model.fast import Weights
 from speechlm.model.unit_lm import UnitLM
 from speechlm.plugins import load_tokenizer, load_vocoder
 from speechlm.protocols import AudioTokenizer, Vocoder
@@ -61,6 +62,8 @@ class SpeechLM:
         self.tokenizer = tokenizer
         self.lm = lm
         self.vocoder = vocoder
+        self.weights: Weights = "float32"
+        """What the LM decodes with; ``bfloat16`` or ``int8`` for speed."""
 
     @property
     def sample_rate(self) -> int:
@@ -148,8 +151,7 @@ class SpeechLM:
         seeds: Sequence[int] | None = None,
     ) -> list[Units]:
         """Answer a batch; each answer is what the question would get alone."""
-        prompts = [reply_prompt(self.lm.vocabulary, question) for question in questions]
-        return self._continue_prompts(prompts, questions, sampling, seeds)
+        return self._continue("question", questions, sampling, seeds)
 
     def reply_stream(
         self,
@@ -160,18 +162,29 @@ class SpeechLM:
         seed: int = 0,
     ) -> Iterator[Tensor]:
         """Answer as sound comes: chunks float32 [n] that add up to :meth:`reply`."""
-        prompt = reply_prompt(self.lm.vocabulary, self.encode(wave, sample_rate))
+        prompt = self._prompt("question", self.encode(wave, sample_rate))
         stream = self.vocoder.stream()
-        waiting: list[int] = []
-        for drawn in generate_stream(self.lm, prompt, sampling or SamplingConfig(), seed):
-            waiting.append(drawn)
-            if len(waiting) == FIRST_CHUNK_UNITS:
-                sound = stream.push(self.lm.vocabulary.ids_to_units(torch.tensor(waiting)))
-                waiting = []
+        columns: list[tuple[int, ...]] = []
+        rendered = 0
+        sampling = sampling or SamplingConfig()
+        drawn = generate_stream(
+            self.lm,
+            prompt,
+            sampling,
+            seed,
+            unconditioned=self._unconditioned("question", sampling),
+            weights=self.weights,
+        )
+        for column in drawn:
+            columns.append(column)
+            if len(columns) % FIRST_CHUNK_UNITS == 0:
+                # Frames that are whole; some streams may run behind others.
+                codes = self._read("question", prompt, torch.tensor(columns).T)[:, rendered:]
+                rendered += codes.shape[1]
+                sound = stream.push(codes)
                 if len(sound):
                     yield sound
-        if waiting:
-            yield stream.push(self.lm.vocabulary.ids_to_units(torch.tensor(waiting)))
+        yield stream.push(self._read("question", prompt, torch.tensor(columns).T)[:, rendered:])
         yield stream.finish()
 
     def continue_speech(
@@ -199,8 +212,7 @@ class SpeechLM:
         seeds: Sequence[int] | None = None,
     ) -> list[Units]:
         """Continue a batch, each as it would be alone."""
-        prompts = [speech_prompt(self.lm.vocabulary, units) for units in recordings]
-        return self._continue_prompts(prompts, recordings, sampling, seeds)
+        return self._continue("speech", recordings, sampling, seeds)
 
     def resynthesize(self, wave: Tensor, sample_rate: int) -> Tensor:
         """Pass a recording through tokenizer and vocoder: what of it the units keep.
@@ -212,26 +224,47 @@ class SpeechLM:
 
     def log_likelihood(self, wave: Tensor, sample_rate: int) -> float:
         """How probable the LM finds a recording's units: the sum of natural logarithms."""
-        sequence = encode_speech(self.lm.vocabulary, self.encode(wave, sample_rate))
+        units = self.encode(wave, sample_rate)
+        sequence = self.lm.layout.encode(self.lm.vocabulary, {"speech": units.codes})
         return float(self.lm.log_likelihood([sequence])[0])
 
-    def _continue_prompts(
+    def _continue(
         self,
-        prompts: Sequence[Tensor],
+        field: str,
         given: Sequence[Units],
         sampling: SamplingConfig | None,
         seeds: Sequence[int] | None,
     ) -> list[Units]:
+        prompts = [self._prompt(field, units) for units in given]
+        sampling = sampling or SamplingConfig()
         outputs = generate(
             self.lm,
             prompts,
-            sampling or SamplingConfig(),
+            sampling,
             [0] * len(prompts) if seeds is None else seeds,
+            unconditioned=self._unconditioned(field, sampling),
+            weights=self.weights,
         )
         return [
-            replace(units, codes=self.lm.vocabulary.ids_to_units(ids))
-            for units, ids in zip(given, outputs, strict=True)
+            replace(units, codes=self._read(field, prompt, columns))
+            for units, prompt, columns in zip(given, prompts, outputs, strict=True)
         ]
+
+    def _prompt(self, field: str, units: Units) -> Prompt:
+        self.lm.vocabulary.check(units)
+        return self.lm.layout.prompt(self.lm.vocabulary, {field: units.codes})
+
+    def _unconditioned(self, field: str, sampling: SamplingConfig) -> Prompt | None:
+        """The prompt that says nothing, which guidance leads away from."""
+        if sampling.guidance == 1:
+            return None
+        nothing = torch.zeros(self.tokenizer.num_codebooks, 0, dtype=torch.int64)
+        return self.lm.layout.prompt(self.lm.vocabulary, {field: nothing})
+
+    def _read(self, field: str, prompt: Prompt, columns: Tensor) -> Tensor:
+        """The units that columns int64 [R, n] hold after a prompt, int64 [K, F]."""
+        content = self.lm.layout.read(self.lm.vocabulary, prompt, columns)
+        return content["answer" if field == "question" else "speech"]
 
     def _fingerprints(self) -> dict[str, str]:
         return {

@@ -67,6 +67,30 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="draw among the most probable units that together hold P (%(default)s)",
     )
     parser.add_argument(
+        "--min-p",
+        type=float,
+        default=defaults.min_p,
+        help="draw among units at least P times as probable as the first (%(default)s)",
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=defaults.repetition_penalty,
+        help="above 1: units that came already are less probable (%(default)s)",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=defaults.guidance,
+        help="above 1: away from what follows no prompt at all (%(default)s)",
+    )
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=defaults.window,
+        help="remember so many positions and go on beyond the context, 0: end there (%(default)s)",
+    )
+    parser.add_argument(
         "--max-units",
         type=int,
         default=defaults.max_units,

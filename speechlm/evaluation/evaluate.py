@@ -35,7 +35,8 @@ from speechlm.evaluation.measures import (
 from speechlm.evaluation.report import Clip, Example, write_report
 from speechlm.evaluation.streams import first_audio_latency, vocoder_agreement
 from speechlm.files import read_json, write_json
-from speechlm.layouts.conversation import encode_conversation
+from speechlm.layouts.grid import Layout
+from speechlm.layouts.registry import layout_from_dict
 from speechlm.progress import say
 from speechlm.units import Units
 
@@ -148,12 +149,14 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
             name: unit_perplexity(
                 model.lm,
                 [
-                    encode_conversation(model.lm.vocabulary, *pair, question_weight=weight)
-                    for pair in conversations
+                    layout.encode(
+                        model.lm.vocabulary, {"question": question.codes, "answer": answer.codes}
+                    )
+                    for question, answer in conversations
                 ],
                 config.seed,
             )
-            for name, weight in (("answer", 0.0), ("all", 1.0))
+            for name, layout in _weighted_layouts(model)
         },
         "codebooks": codebook_usage([one.units for one in tokenized], model.tokenizer.vocab_size),
         "first_audio_latency": first_audio_latency(
@@ -181,6 +184,15 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
     write_json(config.output / "report.json", report)
     _print(report)
     return report
+
+
+def _weighted_layouts(model: SpeechLM) -> list[tuple[str, Layout]]:
+    """The LM's layout, counting the answer alone, and counting the question as much."""
+    saved = model.lm.layout.to_dict()
+    return [
+        (name, layout_from_dict({**saved, "options": {**saved["options"], "question_weight": w}}))
+        for name, w in (("answer", 0.0), ("all", 1.0))
+    ]
 
 
 def _tokenize(model: SpeechLM, recordings: Sequence[Recording], clock: Clock) -> list[Heard]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from speechlm.evaluation.intervals import bootstrap_interval, wilson_interval
-from speechlm.layouts.conversation import LMSequence
+from speechlm.layouts.grid import LMSequence
 from speechlm.model.unit_lm import UnitLM
 from speechlm.units import Units
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from speechlm.bundle import FIRST_CHUNK_UNITS, SpeechLM
 from speechlm.config import SamplingConfig
 from speechlm.generation.generate import generate_stream
-from speechlm.layouts.conversation import reply_prompt
 from speechlm.units import Units
 
 CHUNK_S = 0.08
@@ -54,15 +53,19 @@ def _wait_s(model: SpeechLM, wave: Tensor, sampling: SamplingConfig) -> float | 
         frame_rate=tokenizer.frame_rate,
         fingerprint=tokenizer.fingerprint,
     )
-    drawn: list[int] = []
-    for unit in generate_stream(model.lm, reply_prompt(vocabulary, question), sampling, seed=0):
-        drawn.append(unit)
-        if len(drawn) == FIRST_CHUNK_UNITS:
-            if len(speaking.push(vocabulary.ids_to_units(torch.tensor(drawn)))):
+    layout = model.lm.layout
+    prompt = layout.prompt(vocabulary, {"question": question.codes})
+    columns: list[tuple[int, ...]] = []
+    rendered = 0
+    for column in generate_stream(model.lm, prompt, sampling, seed=0):
+        columns.append(column)
+        if len(columns) % FIRST_CHUNK_UNITS == 0:
+            answer = layout.read(vocabulary, prompt, torch.tensor(columns).T)["answer"]
+            if len(speaking.push(answer[:, rendered:])):
                 return time.perf_counter() - start
-            drawn = []
-    rest = [speaking.push(vocabulary.ids_to_units(torch.tensor(drawn)))] if drawn else []
-    rest.append(speaking.finish())
+            rendered = answer.shape[1]
+    answer = layout.read(vocabulary, prompt, torch.tensor(columns).T)["answer"]
+    rest = [speaking.push(answer[:, rendered:]), speaking.finish()]
     return time.perf_counter() - start if any(len(sound) for sound in rest) else None
 
 

@@ -21,6 +21,7 @@ def generate(
     sampling: SamplingConfig,
     seeds: Sequence[int],
     *,
+    unconditioned: Prompt | None = None,
     weights: Weights = "float32",
 ) -> list[Tensor]:
     """Continue every prompt until the end of its sequence.
@@ -33,6 +34,7 @@ def generate(
         prompts: As its layout makes them.
         sampling: How to draw; ``max_units`` bounds each output, as does ``max_positions``.
         seeds: One a prompt.
+        unconditioned: What ``sampling.guidance`` leads away from.
         weights: ``bfloat16`` or ``int8`` for speed; with bfloat16 a near tie may fall otherwise
             in another batch.
 
@@ -47,7 +49,7 @@ def generate(
     if len(prompts) != len(seeds):
         raise InputError(f"expected one seed a prompt, got {len(prompts)} and {len(seeds)}")
     requests = [
-        Request(prompt=prompt, sampling=sampling, seeds=(seed,))
+        Request(prompt=prompt, sampling=sampling, seeds=(seed,), unconditioned=unconditioned)
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
     for prompt in prompts:
@@ -74,6 +76,7 @@ def generate_stream(
     sampling: SamplingConfig,
     seed: int,
     *,
+    unconditioned: Prompt | None = None,
     weights: Weights = "float32",
 ) -> Iterator[tuple[int, ...]]:
     """Give the columns that :func:`generate` would, each as soon as it is drawn.
@@ -81,7 +84,7 @@ def generate_stream(
     Raises:
         InputError: The prompt is empty or leaves no room within ``max_positions``.
     """
-    request = Request(prompt=prompt, sampling=sampling, seeds=(seed,))
+    request = Request(prompt=prompt, sampling=sampling, seeds=(seed,), unconditioned=unconditioned)
     check_prompt(lm, prompt, window=sampling.window)
     engine = Engine(lm, num_positions=positions_for(lm, [request]), weights=weights)
     return engine.run(request)

@@ -166,8 +166,9 @@ class CacheStep:
         else:
             keys.index_copy_(1, self._slots, k)
             values.index_copy_(1, self._slots, v)
-        q = q.to(keys.dtype).unflatten(1, (keys.shape[0], -1))  # [N, kv_heads, group, head_dim]
-        parts = q.split(self._counts) if len(self._counts) > 1 else (q,)
+        # [N, kv_heads, group, head_dim]
+        q = q.to(keys.dtype).view(q.shape[0], keys.shape[0], -1, q.shape[2])
+        parts = torch.split(q, self._counts) if len(self._counts) > 1 else (q,)
         outputs = [
             self._attend_row(part, keys, values, row, mask)
             for part, row, mask in zip(parts, self._rows, self._masks, strict=True)

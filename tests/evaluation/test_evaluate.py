@@ -19,7 +19,7 @@ from speechlm.evaluation.asked import draw_questions, family, find_questions
 from speechlm.evaluation.evaluate import evaluate
 from speechlm.evaluation.measures import codebook_usage, confusions, proportion, unit_perplexity
 from speechlm.evaluation.report import differences
-from speechlm.layouts.conversation import LMSequence, encode_speech
+from speechlm.layouts.grid import LMSequence
 from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model.architecture import DecoderConfig
@@ -268,8 +268,10 @@ def test_codebook_usage_of_a_known_distribution() -> None:
 def test_unit_perplexity_is_that_of_the_mean_loss(config: RunConfig) -> None:
     model = SpeechLM.from_pretrained(config.bundle_path)
     wave = next(iter(open_corpus(config.corpus_path))).load(16_000)
-    sequence = encode_speech(model.lm.vocabulary, model.encode(wave, 16_000))
-    half = LMSequence(ids=sequence.ids[:5], loss_weights=sequence.loss_weights[:5])
+    sequence = model.lm.layout.encode(
+        model.lm.vocabulary, {"speech": model.encode(wave, 16_000).codes}
+    )
+    half = LMSequence(ids=sequence.ids[:, :5], loss_weights=sequence.loss_weights[:, :5])
     found = unit_perplexity(model.lm, [sequence, half], seed=0)
     total = model.lm.log_likelihood([sequence, half]).sum()
     count = len(sequence) - 1 + 4

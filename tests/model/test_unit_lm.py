@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from speechlm.errors import CheckpointError, InputError
 from speechlm.files import read_json, write_json
-from speechlm.layouts.conversation import LMSequence
+from speechlm.layouts.grid import LMSequence
 from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model import unit_lm
