@@ -8,7 +8,7 @@ imported by training alone.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast, final
 
@@ -243,6 +243,7 @@ class UnitLMRecipe(Recipe):
                 decoder.load_state_dict(self._start.weights.state_dict())
             if self._start.features is not None:
                 decoder.init_unit_embeddings(self._start.features, seed=self._config.seed)
+        self._start = replace(self._start, weights=None)  # no second copy while it trains
         if self._config.train.lora_rank:
             add_lora(decoder, self._config.train)
         if (

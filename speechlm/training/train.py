@@ -100,6 +100,7 @@ def train(config: RunConfig) -> None:
         recipe = UnitLMRecipe(
             config, train=sequences, valid=valid, start=start, first_step=resumed + 1
         )
+        del start  # the recipe lets go of the text LM's weights once they are in the model
         _run(recipe, config, dtype)
     if leader:
         assert recipe.decoder is not None
