@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from speechlm.config import SamplingConfig
 from speechlm.errors import InputError
+from speechlm.generation.graphs import GreedyHead, StaticReader, recorder_for
 from speechlm.generation.sampling import (
     BFLOAT16_TOLERANCE,
     TOLERANCE,
@@ -130,9 +131,21 @@ class Engine:
         self._grammar = lm.layout.grammar(lm.vocabulary)
         self._tolerance = TOLERANCE if ready.dtype == torch.float32 else BFLOAT16_TOLERANCE
         self._dtype = ready.dtype
+        record = recorder_for(lm.device)
+        spare = 0 if record is None else BLOCK  # what the static reader takes
         self._cache = KVCache(
-            self._decoder.config, num_positions, device=lm.device, dtype=ready.dtype
+            self._decoder.config, num_positions + spare, device=lm.device, dtype=ready.dtype
         )
+        self._num_positions = self._cache.num_positions - spare
+        self._static: StaticReader | None = None
+        self._greedy: GreedyHead | None = None
+        if record is not None:
+            rows = len(self._row_ids)
+            self._static = StaticReader(self._decoder, self._cache, rows, record)
+            if rows == 1 and ready.head is not None:
+                self._greedy = GreedyHead(
+                    ready.head, self._row_ids[0], self._masks[0], self._tolerance, record
+                )
         self._max_batch = max_batch
         self._waiting: deque[tuple[Request, list[int]]] = deque()
         self._reading: deque[list[_Sample]] = deque()
@@ -227,9 +240,9 @@ class Engine:
         needed = sum(
             self._capacity(prompt, request.sampling) for prompt in _prompts(request)
         ) * len(request.seeds)
-        if needed > self._cache.num_positions:
+        if needed > self._num_positions:
             raise InputError(
-                f"expected a request of at most {self._cache.num_positions} LM positions in all "
+                f"expected a request of at most {self._num_positions} LM positions in all "
                 f"its samples, which is what the cache holds, got {needed}"
             )
         if len(request.seeds) > self._max_batch:
@@ -292,18 +305,26 @@ class Engine:
         """Run the model over the next columns of some sequences; the last state of each, [n, D]."""
         ids = torch.cat([columns for _, columns in rows], dim=1)
         counts = [columns.shape[1] for _, columns in rows]
-        step = self._cache.step([(b.region, n) for (b, _), n in zip(rows, counts, strict=True)])
         for (branch, _), count in zip(rows, counts, strict=True):
             branch.num_read += count
-        select = None
-        if len(counts) < ids.shape[1]:
-            select = torch.tensor(counts).cumsum(0).to(self.lm.device) - 1
-        hidden = self._decoder.hidden(ids[None].to(self.lm.device), cache=step, select=select)
-        hidden = hidden if select is not None else hidden[0]
+        if self._static is not None and len(counts) == ids.shape[1]:
+            hidden = self._static.read(ids, [branch.region for branch, _ in rows])
+        else:
+            hidden = self._read_ragged(
+                ids, [(b.region, n) for (b, _), n in zip(rows, counts, strict=True)]
+            )
         for index, (branch, _) in enumerate(rows):
             if branch.num_read == branch.prompt.shape[1]:
                 branch.state = hidden[index : index + 1]
         return hidden
+
+    def _read_ragged(self, ids: Tensor, rows: Sequence[tuple[Region, int]]) -> Tensor:
+        step = self._cache.step(rows)
+        select = None
+        if len(rows) < ids.shape[1]:
+            select = torch.tensor([n for _, n in rows]).cumsum(0).to(self.lm.device) - 1
+        hidden = self._decoder.hidden(ids[None].to(self.lm.device), cache=step, select=select)
+        return hidden if select is not None else hidden[0]
 
     def _draw(self, samples: list[_Sample], states: Tensor) -> list[Drawn]:
         """Choose the next column of every sample from the states of all their branches."""
@@ -374,6 +395,8 @@ class Engine:
         """
         device = states.device
         masks = [self._grammar.mask_of(sample.state) for sample in samples]
+        if self._greedy is not None and all(map(_is_plain, samples)):
+            return self._greedy.choose(states, masks)
         mask_index = torch.tensor(masks, device=device)
         guides = _Guides(samples, device) if len(states) > len(samples) else None
         certain = torch.ones(len(samples), dtype=torch.bool)
@@ -485,6 +508,8 @@ class _Ready:
     row_ids: tuple[Tensor, ...]
     masks: list[Tensor]
     """What may come in each row, among its own ids: R tensors bool [M, V_r]."""
+    head: nn.Module | None
+    """From the body's state to the rows that it predicts itself."""
     dtype: torch.dtype
 
 
@@ -505,6 +530,7 @@ def _get_ready(lm: UnitLM, weights: Weights) -> _Ready:
         known[key] = _Ready(
             decoder=decoder,
             sampler=RowSampler(decoder, row_ids, head),
+            head=head,
             row_ids=row_ids,
             masks=[masks[:, row][:, ids].to(lm.device) for row, ids in enumerate(row_ids)],
             dtype=decoder.model.embed_tokens.weight.dtype,
@@ -569,6 +595,16 @@ def _prompts(request: Request) -> list[Prompt]:
     if request.sampling.guidance == 1 or request.unconditioned is None:
         return [request.prompt]
     return [request.prompt, request.unconditioned]
+
+
+def _is_plain(sample: _Sample) -> bool:
+    """Whether the most probable id that may come is what comes next."""
+    return (
+        sample.request.sampling.temperature == 0
+        and len(sample.branches) == 1
+        and sample.seen is None
+        and len(sample.columns) >= sample.request.prompt.given.shape[1]
+    )
 
 
 def _dropped(window: int) -> int:

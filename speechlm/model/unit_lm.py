@@ -10,7 +10,6 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from speechlm.config import build
 from speechlm.errors import CheckpointError, ConfigError, InputError
@@ -21,13 +20,12 @@ from speechlm.layouts.text import TextTokenizer
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model.architecture import DecoderConfig
 from speechlm.model.decoder import Decoder
+from speechlm.model.likelihood import score
 from speechlm.parts import fingerprint, load_part, save_part
 
 KIND = "unit-lm"
 TEXT_NAME = "text_tokenizer"
 """Folder of the text tokenizer, where the LM reads and writes text."""
-SCORING_POSITIONS = 8192
-"""LM positions scored at once, which bounds memory."""
 
 
 class UnitLM:
@@ -74,39 +72,22 @@ class UnitLM:
         self.decoder.to(device)
         return self
 
-    @torch.inference_mode()
     def log_likelihood(self, sequences: Sequence[LMSequence]) -> Tensor:
-        """How probable the LM finds each sequence.
+        """How probable the LM finds each sequence, by its loss weights.
+
+        :func:`speechlm.model.likelihood.score` counts in other ways, and parts.
 
         Args:
-            sequences: Of any lengths up to ``max_positions``; only positions with a loss
-                weight count, each by its weight.
+            sequences: Of any lengths up to ``max_positions``; each cell counts by its weight.
 
         Returns:
             Natural logarithms, float32 [N], in the order given, on the CPU.
 
         Raises:
-            InputError: A sequence is longer than ``max_positions``.
+            InputError: A sequence does not fit the layout, or is longer than ``max_positions``.
         """
-        totals = torch.zeros(len(sequences))
-        # Neighbours in length share a batch, so that little of it is padding.
-        order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
-        while order:
-            longest = len(sequences[order[-1]])
-            count = max(1, SCORING_POSITIONS // max(longest, 1))
-            chosen, order = order[-count:], order[:-count]
-            ids = torch.full((len(chosen), longest), self.vocabulary.pad)
-            weights = torch.zeros(len(chosen), longest)
-            for row, index in enumerate(chosen):
-                ids[row, : len(sequences[index])] = sequences[index].ids
-                weights[row, : len(sequences[index])] = sequences[index].loss_weights
-            if longest < 2:
-                continue
-            logits = self.decoder(ids[:, :-1].to(self.device)).float()
-            targets = ids[:, 1:].to(self.device)
-            scores = -F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-            totals[chosen] = (scores.cpu() * weights[:, 1:]).sum(dim=1)
-        return totals
+        found = score(self, sequences, weighted=True)
+        return torch.tensor([one.total for one in found], dtype=torch.float32)
 
     def save(self, folder: Path) -> None:
         """Write ``config.json``, ``model.safetensors`` and the text tokenizer, all or none."""
