@@ -1,0 +1,136 @@
+"""One request, decoded greedily on a CPU: the engine and transformers' `generate`.
+
+The speed of decoding is bounded by how fast weights are read, so the distance to that is
+printed. What int8 and bfloat16 weights lose is measured as likelihood on text that the float32
+LM spoke itself: the loss is then the divergence between the two LMs, in nats a unit.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from functools import partial
+
+import torch
+from bench import Row, in_turns, read_rate, start
+from qwen import QUICK, SMALL, continue_with_transformers, make_pair, random_prompt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechlm.config import SamplingConfig
+from speechlm.generation.generate import generate
+from speechlm.model.fast import Weights, fast_linear, prepare
+from speechlm.model.heads import joined_head
+from speechlm.model.unit_lm import UnitLM
+
+KINDS: tuple[Weights, ...] = ("float32", "bfloat16", "int8")
+TARGETS = {"float32": 1.3, "int8": 4.0}
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+PROMPT_COLUMNS, NEW_COLUMNS = 75, 120
+
+
+def main(words: list[str] | None = None) -> None:
+    bench = start("decoding", "batch 1, greedy, against transformers' generate", words)
+    quick, args = bench.args.quick, bench.args
+    count = 8 if quick else NEW_COLUMNS
+    model, lm = make_pair(QUICK if quick else SMALL)
+    half = copy.deepcopy(model).bfloat16()
+    prompt = random_prompt(lm, 10 if quick else PROMPT_COLUMNS, torch.Generator().manual_seed(1))
+    sampling = SamplingConfig(max_units=count)
+
+    def ours(weights: Weights) -> Tensor:
+        return generate(lm, [prompt], sampling, [0], weights=weights)[0][0]
+
+    theirs = partial(continue_with_transformers, model, prompt.ids, count)
+    contenders = {kind: partial(ours, kind) for kind in KINDS}
+    contenders["transformers"] = theirs
+    contenders["transformers bfloat16"] = partial(
+        continue_with_transformers, half, prompt.ids, count
+    )
+    expected = theirs()[0]
+    spoken = {kind: ours(kind) for kind in KINDS}
+    assert torch.equal(spoken["float32"], expected), "greedy ids differ in float32"
+
+    times = in_turns(contenders, args.pairs)
+    losses = likelihood_losses(lm, 1 if quick else 8, 32 if quick else 256)
+    num_weights = matrix_weights(lm)
+    for kind in KINDS:
+        same = int((spoken[kind] == expected).long().cumprod(0).sum())
+        bench.compare(
+            f"{kind} against float32",
+            times,
+            kind,
+            "transformers",
+            amount=count,
+            unit="ms/unit",
+            target=TARGETS.get(kind),
+            note=f"first {same} of {count} ids equal",
+        )
+    bench.compare(
+        "bfloat16 against bfloat16",
+        times,
+        "bfloat16",
+        "transformers bfloat16",
+        amount=count,
+        unit="ms/unit",
+    )
+    for kind in KINDS:
+        a_unit = statistics.median(times[kind]) / count
+        num_bytes = num_weights * BYTES[kind]
+        share = 100 * num_bytes / read_rate(num_bytes) / a_unit
+        bench.add(
+            Row(
+                what=f"{kind}: of the bandwidth ceiling",
+                value=share,
+                unit="%",
+                ours=f"{num_bytes / a_unit / 1e9:.1f} GB/s",
+                theirs=f"{read_rate(num_bytes) / 1e9:.1f} GB/s",
+                note=f"{num_bytes / 1e6:.0f} MB of weights a unit",
+            )
+        )
+    for kind, loss in losses.items():
+        bench.add(Row(what=f"{kind}: loss in likelihood", value=loss, unit="nats/unit"))
+    bench.notes += [
+        f"{num_weights / 1e6:.1f} M weights read a unit, prompt of {len(prompt)} columns, "
+        f"{count} units; prefill is part of the time; int8 has no peer in transformers itself",
+        "the ceiling is what reading as many bytes takes here, caches included",
+    ]
+    bench.finish()
+
+
+def matrix_weights(lm: UnitLM) -> int:
+    """Weights that are read for every unit: all but the embedding."""
+    total = sum(parameter.numel() for parameter in lm.decoder.parameters())
+    return total - lm.decoder.model.embed_tokens.weight.numel()
+
+
+@torch.inference_mode()
+def likelihood_losses(lm: UnitLM, batch: int, length: int) -> dict[str, float]:
+    """What other weights lose in likelihood on what the float32 LM speaks, nats a unit."""
+    generator = torch.Generator().manual_seed(2)
+    prompts = [random_prompt(lm, 8, generator) for _ in range(batch)]
+    sampling = SamplingConfig(temperature=1.0, max_units=length)
+    outputs = generate(lm, prompts, sampling, list(range(batch)))
+    ids = [torch.cat([p.ids, o], dim=1)[0] for p, o in zip(prompts, outputs, strict=True)]
+    means = {kind: likelihood(lm, ids, kind) for kind in KINDS}
+    return {kind: means["float32"] - means[kind] for kind in ("bfloat16", "int8")}
+
+
+def likelihood(lm: UnitLM, sequences: list[Tensor], weights: Weights) -> float:
+    """Mean log-likelihood of a unit, nats."""
+    decoder = prepare(lm.decoder, weights)
+    head = joined_head(
+        lm.decoder if weights == "int8" else decoder, lm.layout.row_ids(lm.vocabulary)
+    )
+    assert isinstance(head, nn.Linear)
+    head = fast_linear(head, weights)
+    total = count = 0.0
+    for ids in sequences:
+        scores = head(decoder.hidden(ids[None, :-1])[0]).float()
+        total -= float(F.cross_entropy(scores, ids[1:], reduction="sum"))
+        count += len(ids) - 1
+    return total / count
+
+
+if __name__ == "__main__":
+    main()
