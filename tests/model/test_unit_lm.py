@@ -9,7 +9,7 @@ from speechlm.files import read_json, write_json
 from speechlm.layouts.grid import LMSequence
 from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
-from speechlm.model import unit_lm
+from speechlm.model import likelihood
 from speechlm.model.architecture import DecoderConfig
 from speechlm.model.decoder import Decoder
 from speechlm.model.unit_lm import UnitLM
@@ -40,8 +40,8 @@ def random_sequences(lengths: list[int]) -> list[LMSequence]:
     generator = torch.Generator().manual_seed(3)
     return [
         LMSequence(
-            ids=torch.randint(5, VOCABULARY.size, (length,), generator=generator),
-            loss_weights=torch.rand(length, generator=generator),
+            ids=torch.randint(5, VOCABULARY.size, (1, length), generator=generator),
+            loss_weights=torch.rand(1, length, generator=generator),
         )
         for length in lengths
     ]
@@ -81,9 +81,9 @@ def test_a_decoder_of_another_size_is_refused() -> None:
 def test_likelihood_is_the_weighted_sum_of_log_probabilities() -> None:
     lm = small_lm()
     (sequence,) = random_sequences([9])
-    logits = lm.decoder(sequence.ids[None])[0, :-1]
-    scores = -F.cross_entropy(logits, sequence.ids[1:], reduction="none")
-    expected = (scores * sequence.loss_weights[1:]).sum()
+    logits = lm.decoder(sequence.ids)[0, :-1]
+    scores = -F.cross_entropy(logits, sequence.ids[0, 1:], reduction="none")
+    expected = (scores * sequence.loss_weights[0, 1:]).sum()
     torch.testing.assert_close(lm.log_likelihood([sequence])[0], expected.detach())
 
 
@@ -93,6 +93,6 @@ def test_likelihood_is_the_same_alone_and_in_any_batch(monkeypatch: pytest.Monke
     alone = torch.cat([lm.log_likelihood([sequence]) for sequence in sequences])
     assert alone[3] == 0.0
     torch.testing.assert_close(lm.log_likelihood(sequences), alone, atol=1e-4, rtol=1e-5)
-    monkeypatch.setattr(unit_lm, "SCORING_POSITIONS", 34)
+    monkeypatch.setattr(likelihood, "CPU_POSITIONS", 34)
     torch.testing.assert_close(lm.log_likelihood(sequences), alone, atol=1e-4, rtol=1e-5)
     assert lm.log_likelihood([]).shape == (0,)
