@@ -9,7 +9,7 @@ from speechlm.files import read_json, write_json
 from speechlm.layouts.grid import LMSequence
 from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
-from speechlm.model import likelihood
+from speechlm.model import scoring
 from speechlm.model.architecture import DecoderConfig
 from speechlm.model.decoder import Decoder
 from speechlm.model.unit_lm import UnitLM
@@ -93,6 +93,6 @@ def test_likelihood_is_the_same_alone_and_in_any_batch(monkeypatch: pytest.Monke
     alone = torch.cat([lm.log_likelihood([sequence]) for sequence in sequences])
     assert alone[3] == 0.0
     torch.testing.assert_close(lm.log_likelihood(sequences), alone, atol=1e-4, rtol=1e-5)
-    monkeypatch.setattr(likelihood, "CPU_POSITIONS", 34)
+    monkeypatch.setattr(scoring, "CPU_POSITIONS", 34)
     torch.testing.assert_close(lm.log_likelihood(sequences), alone, atol=1e-4, rtol=1e-5)
     assert lm.log_likelihood([]).shape == (0,)
