@@ -6,7 +6,9 @@ to the host: where sequences lie, how long they are and what they read are numbe
 that stay where they are. So a step that was recorded once can be repeated by one launch.
 
 Batches are filled up to a power of two with rows that write into a block of no sequence. Keys are
-looked at in full lengths of a power of two, and hidden by a mask beyond a sequence's end.
+looked at in full lengths of a power of two, and hidden by a mask beyond a sequence's end. So an
+engine has few graphs: 64 sequences, of two branches each, in a context of 2,048 positions come in
+8 sizes of batch, a lone sequence in 2 ways, and 4 lengths, which makes 36 at most.
 
 Source:
     CUDA graphs over preallocated tensors: the PyTorch notes on CUDA semantics; with a static
@@ -15,7 +17,8 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import torch
@@ -50,7 +53,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _side_stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, work: Work) -> Work:
@@ -63,7 +66,13 @@ class CudaRecorder:
                     work()
             torch.cuda.current_stream().wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            # Other threads, a vocoder's say, may go on allocating meanwhile.
+            with torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                stream=self._stream,
+                capture_error_mode="thread_local",
+            ):
                 output = work()
 
         def replay() -> Tensor:
@@ -73,24 +82,39 @@ class CudaRecorder:
         return replay
 
 
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where graphs are captured: one for all engines, as cuBLAS keeps a workspace for each."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class Program:
     """A function whose inputs stay where they are, run as it is until it pays to record it."""
 
     def __init__(
-        self, function: Callable[..., Tensor], inputs: tuple[Tensor, ...], record: Record
+        self,
+        function: Callable[..., Tensor],
+        inputs: tuple[Tensor, ...],
+        reads: Callable[[], Iterable[Tensor]],
+        record: Record,
     ) -> None:
         """Take over the inputs: their shapes are those of every call.
 
         Args:
             function: Of tensors, to one; it must neither wait for the device nor let a number
-                on it decide what it does.
+                on it decide what it does. It must not know who keeps this program: in a cycle,
+                a cache would wait on the device for Python's collector.
             inputs: On the device; what they hold is valid input.
+            reads: What else the function reads and its owner might let go of. A graph keeps
+                nothing alive.
             record: Makes the function repeatable.
         """
         self._inputs = inputs
         self._work: Work = lambda: function(*inputs)
+        self._reads = reads
         self._record = record
         self._uses = 0
+        self._kept: list[Tensor] = []
 
     def __call__(self, *values: Tensor) -> Tensor:
         """Run on new values of the first rows of each input; the output is the caller's."""
@@ -98,6 +122,7 @@ class Program:
             fixed[: len(value)].copy_(value)
         self._uses += 1
         if self._uses == RECORD_AT:
+            self._kept = list(self._reads())
             self._work = self._record(self._work)
         return self._work().clone()
 
@@ -124,18 +149,20 @@ class StaticStep:
         """As if a sequence filled the context: one rotary table serves all."""
         self._slots = starts + positions
         self._num_keys = num_keys
-        self._first = first
         offsets = torch.arange(num_keys, device=starts.device)
         seen = offsets <= positions[:, None]
         window = cache.config.sliding_window
         if window is not None:
             seen = seen & (offsets > positions[:, None] - window)
         self._mask = seen[:, None, None]
-        self._index = None
+        self._keys_at: int | Tensor
+        """Where the keys are: the first's slot, or every one's, int64 [B * num_keys]."""
         if first is None:
             # Beyond the cache's end there is nothing that the mask shows.
             index = (starts[:, None] + offsets).clamp(max=cache.num_positions - 1)
-            self._index = index.flatten()
+            self._keys_at = index.flatten()
+        else:
+            self._keys_at = first
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Remember new keys and values, and let each query see its own sequence up to itself.
@@ -153,16 +180,16 @@ class StaticStep:
         keys.index_copy_(1, self._slots, k.transpose(0, 1).to(keys.dtype))
         values.index_copy_(1, self._slots, v.transpose(0, 1).to(values.dtype))
         # The queries that share a key head are rows of one product.
-        q = q.to(keys.dtype).unflatten(1, (keys.shape[0], -1))
+        q = q.to(keys.dtype).view(len(q), keys.shape[0], -1, q.shape[2])
         k, v = self._seen(keys), self._seen(values)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask).flatten(1, 2)
 
     def _seen(self, store: Tensor) -> Tensor:
         """Each sequence's part of a store, float [B, kv_heads, num_keys, head_dim]."""
-        if self._index is None:
-            return store.narrow(1, self._first, self._num_keys)[None]
-        gathered = store.index_select(1, self._index)
-        return gathered.unflatten(1, (-1, self._num_keys)).transpose(0, 1)
+        if isinstance(self._keys_at, int):
+            return store.narrow(1, self._keys_at, self._num_keys)[None]
+        gathered = store.index_select(1, self._keys_at)
+        return gathered.view(len(store), -1, self._num_keys, store.shape[2]).transpose(0, 1)
 
 
 class StaticReader:
@@ -178,13 +205,13 @@ class StaticReader:
             record: As :func:`recorder_for` gives it.
         """
         scratch = cache.reserve(BLOCK)
-        assert scratch is not None and scratch.start == 0
+        assert scratch is not None
+        assert scratch.start == 0
         self._decoder = decoder
         self._cache = cache
         self._num_rows = num_rows
         self._record = record
         self._programs: dict[tuple[int, int, bool], Program] = {}
-        self._tables: dict[int, tuple[Tensor, Tensor]] = {}
 
     @torch.inference_mode()
     def read(self, ids: Tensor, regions: Sequence[Region]) -> Tensor:
@@ -225,36 +252,41 @@ class StaticReader:
         return hidden[: len(regions)]
 
     def _program(self, batch: int, num_keys: int, in_place: bool) -> Program:
-        def run(values: Tensor) -> Tensor:
-            self._keep_table()
-            ids, starts, positions = values[:, :-2].T, values[:, -2], values[:, -1]
-            step = StaticStep(self._cache, starts, positions, num_keys, BLOCK if in_place else None)
-            hidden = self._decoder.hidden(ids[None], cache=cast(CacheStep, step))
-            return hidden[0]
+        device = self._cache.keys[0].device
+        inputs = torch.zeros(batch, self._num_rows + 2, dtype=torch.int64, device=device)
+        first = BLOCK if in_place else None
+        function = functools.partial(_next_states, self._decoder, self._cache, num_keys, first)
+        reads = functools.partial(_read_by, self._decoder)
+        return Program(function, (inputs,), reads, self._record)
 
-        inputs = torch.zeros(
-            batch, self._num_rows + 2, dtype=torch.int64, device=self._cache.keys[0].device
-        )
-        return Program(run, (inputs,), self._record)
 
-    def _keep_table(self) -> None:
-        """Hold the rotary table that the decoder is about to look up.
+def _next_states(
+    decoder: Decoder, cache: KVCache, num_keys: int, first: int | None, values: Tensor
+) -> Tensor:
+    """Read columns, int64 [B, R], each with its sequence's start and length behind: [B, D]."""
+    step = StaticStep(cache, values[:, -2], values[:, -1], num_keys, first)
+    return decoder.hidden(values[:, :-2].T[None], cache=cast(CacheStep, step))[0]
 
-        A graph goes on reading its memory when the store of tables has dropped it.
-        """
-        config = self._decoder.config
-        if config.position != "rope":
-            return
-        weight = self._decoder.model.embed_tokens.weight
-        table = rotary_table(
-            config.rotary_dim,
-            config.rope_theta,
-            config.rope_scaling,
-            power_of_two(max(config.max_positions, 64)),
-            weight.device,
-            compute_dtype(weight),
-        )
-        self._tables[id(table)] = table
+
+def _read_by(decoder: Decoder) -> list[Tensor]:
+    """Its weights, and the rotary table, which a cache holds that drops what is long unused."""
+    config = decoder.config
+    if config.position != "rope":
+        return _weights(decoder)
+    table = rotary_table(
+        config.rotary_dim,
+        config.rope_theta,
+        config.rope_scaling,
+        power_of_two(max(config.max_positions, 64)),
+        decoder.device,
+        compute_dtype(decoder.model.embed_tokens.weight),
+    )
+    return [*_weights(decoder), *table]
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    """As they are now: a module that moves to another device lets go of them."""
+    return [parameter.detach() for parameter in module.parameters()]
 
 
 class GreedyHead:
@@ -297,17 +329,22 @@ class GreedyHead:
                 torch.zeros(batch, states.shape[1], dtype=states.dtype, device=states.device),
                 torch.zeros(batch, dtype=torch.int64, device=states.device),
             )
-            self._programs[batch] = Program(self._best, inputs, self._record)
+            function = functools.partial(_best, self._head, self._row_ids, self._masks)
+            reads = functools.partial(_weights, self._head)
+            self._programs[batch] = Program(function, inputs, reads, self._record)
         best = self._programs[batch](states, torch.tensor(mask_index)).cpu()[:, : len(states)]
         return best[0].long()[:, None], best[1] > self._tolerance
 
-    def _best(self, states: Tensor, mask_index: Tensor) -> Tensor:
-        """The best ids and their lead on the second best, float64 [2, B]."""
-        scores = self._head(states).float().masked_fill(~self._masks[mask_index], -torch.inf)
-        # Two maxima: on a GPU topk sorts.
-        score, index = scores.max(dim=1)
-        others = scores.scatter(1, index[:, None], -torch.inf)
-        return torch.stack([self._row_ids[index].double(), (score - others.amax(dim=1)).double()])
+
+def _best(
+    head: nn.Module, row_ids: Tensor, masks: Tensor, states: Tensor, mask_index: Tensor
+) -> Tensor:
+    """The best ids and their lead on the second best, float64 [2, B]."""
+    scores = head(states).float().masked_fill(~masks[mask_index], -torch.inf)
+    # Two maxima: on a GPU topk sorts.
+    score, index = scores.max(dim=1)
+    others = scores.scatter(1, index[:, None], -torch.inf)
+    return torch.stack([row_ids[index].double(), (score - others.amax(dim=1)).double()])
 
 
 def power_of_two(number: int) -> int:
