@@ -1,4 +1,4 @@
-"""Recordings in, recordings out: what ``generate`` and ``resynthesize`` share."""
+"""Recordings in, recordings out: what ``generate`` and ``resynthesize`` share, and ``score``."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
         InputError: An input is missing, a folder holds no audio or cannot be read, two
             recordings would be written to one file, or one .wav is wanted for several.
     """
-    recordings = [recording for given in inputs for recording in _recordings(given)]
+    recordings = [recording for given in inputs for recording in recordings_of(given)]
     if output.suffix.lower() == ".wav" and not output.is_dir():
         if len(recordings) > 1:
             raise InputError(
@@ -93,7 +93,6 @@ def render(args: Namespace, speak: Speak, first_sound: FirstSound | None = None)
     """
     jobs = plan(args.inputs, args.output)
     from speechlm.bundle import SpeechLM
-    from speechlm.progress import say
 
     model = SpeechLM.from_pretrained(args.bundle)
     num_failed = 0
@@ -102,16 +101,35 @@ def render(args: Namespace, speak: Speak, first_sound: FirstSound | None = None)
             _check_target(job, force=args.force)
             print(_render_one(model, job, speak, first_sound), flush=True)
         except (SpeechLMError, OSError) as error:
-            if is_disk_full(error) or isinstance(error, BrokenPipeError):
-                raise
             num_failed += 1
-            source, reason = job.recording.source, str(error)
-            say(f"failed: {reason if source in reason else f'{source}: {reason}'}")
-    if num_failed == len(jobs):
-        raise InputError(f"none of {len(jobs)} recordings could be used; the reasons are above")
-    if num_failed and not args.keep_going:
+            list_failure(job.recording, error)
+    finish(num_failed, len(jobs), keep_going=args.keep_going)
+
+
+def list_failure(recording: Recording, error: SpeechLMError | OSError) -> None:
+    """Say why a recording cannot be used; raise what would befall every other one too."""
+    from speechlm.progress import say
+
+    if is_disk_full(error) or isinstance(error, BrokenPipeError):
+        raise error
+    source, reason = recording.source, str(error)
+    say(f"failed: {reason if source in reason else f'{source}: {reason}'}")
+
+
+def finish(num_failed: int, num_recordings: int, *, keep_going: bool) -> None:
+    """Sum up after :func:`list_failure`.
+
+    Raises:
+        PartialFailure: Some recordings failed, and they do not keep from going on.
+        InputError: All of them did.
+    """
+    if num_failed == num_recordings:
+        raise InputError(
+            f"none of {num_recordings} recordings could be used; the reasons are above"
+        )
+    if num_failed and not keep_going:
         raise PartialFailure(
-            f"{num_failed} of {len(jobs)} recordings failed, for the reasons above; "
+            f"{num_failed} of {num_recordings} recordings failed, for the reasons above; "
             "the others are done (--keep-going makes this exit 0)"
         )
 
@@ -149,7 +167,7 @@ def _render_one(model: SpeechLM, job: Job, speak: Speak, first_sound: FirstSound
     )
 
 
-def _recordings(given: Path) -> list[Recording]:
+def recordings_of(given: Path) -> list[Recording]:
     """The recordings of one input: an audio file, or a corpus of any form."""
     from speechlm.audio import EXTENSIONS
     from speechlm.data.corpus import Recording, open_corpus
