@@ -127,7 +127,7 @@ class Engine:
         self._decoder = ready.decoder
         self._sampler = ready.sampler
         self._row_ids = ready.row_ids
-        self._masks = ready.masks
+        self._barriers = ready.barriers
         self._grammar = lm.layout.grammar(lm.vocabulary)
         self._tolerance = TOLERANCE if ready.dtype == torch.float32 else BFLOAT16_TOLERANCE
         self._dtype = ready.dtype
@@ -144,7 +144,7 @@ class Engine:
             self._static = StaticReader(self._decoder, self._cache, rows, record)
             if rows == 1 and ready.head is not None:
                 self._greedy = GreedyHead(
-                    ready.head, self._row_ids[0], self._masks[0], self._tolerance, record
+                    ready.head, self._row_ids[0], ready.barriers[0] == 0, self._tolerance, record
                 )
         self._max_batch = max_batch
         self._waiting: deque[tuple[Request, list[int]]] = deque()
@@ -409,17 +409,18 @@ class Engine:
                 scores = guides.lead(scores)
             if any(sample.seen is not None for sample in samples):
                 scores = self._penalized(samples, row, scores)
-            scores = scores.masked_fill(~self._masks[row][mask_index], -torch.inf)
+            scores = scores + self._barriers[row][mask_index]
             picked = torch.zeros(len(samples), dtype=torch.int64, device=device)
             for sampling in configs:
-                chosen = [i for i, s in enumerate(samples) if s.request.sampling == sampling]
+                alike = [i for i, s in enumerate(samples) if s.request.sampling == sampling]
+                # Most batches are of one kind: a slice is copied faster than an index.
+                chosen = slice(None) if len(configs) == 1 else alike
                 drawn = None
                 if sampling.temperature > 0:
-                    drawn = torch.stack([noise[i][row] for i in chosen]).to(device)  # type: ignore[index]
+                    drawn = torch.stack([noise[i][row] for i in alike]).to(device)  # type: ignore[index]
                 # Guidance stretches differences, and so rounding.
                 tolerance = self._tolerance * max(1.0, 2 * sampling.guidance - 1)
-                part = scores if len(configs) == 1 else scores[chosen]
-                ids, sure = choose(part, sampling, drawn, tolerance)
+                ids, sure = choose(scores[chosen], sampling, drawn, tolerance)
                 if given is not None:
                     known = given[chosen, row].to(device)
                     ids = torch.where(known >= 0, known, ids)
@@ -506,8 +507,8 @@ class _Ready:
     decoder: Decoder
     sampler: RowSampler
     row_ids: tuple[Tensor, ...]
-    masks: list[Tensor]
-    """What may come in each row, among its own ids: R tensors bool [M, V_r]."""
+    barriers: list[Tensor]
+    """Added to scores: 0 where an id may come in a row, else -inf; R tensors float32 [M, V_r]."""
     head: nn.Module | None
     """From the body's state to the rows that it predicts itself."""
     dtype: torch.dtype
@@ -532,7 +533,12 @@ def _get_ready(lm: UnitLM, weights: Weights) -> _Ready:
             sampler=RowSampler(decoder, row_ids, head),
             head=head,
             row_ids=row_ids,
-            masks=[masks[:, row][:, ids].to(lm.device) for row, ids in enumerate(row_ids)],
+            barriers=[
+                torch.zeros(len(masks), len(ids))
+                .masked_fill_(~masks[:, row][:, ids], -torch.inf)
+                .to(lm.device)
+                for row, ids in enumerate(row_ids)
+            ],
             dtype=decoder.model.embed_tokens.weight.dtype,
         )
     return known[key]

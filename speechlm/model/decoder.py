@@ -93,12 +93,13 @@ class Attention(nn.Module):
         """Queries, keys and values, float [B, S, heads, head_dim], turned."""
         # unflatten rather than einops here: decoding one position is a matter of microseconds.
         if self.qkv_proj is not None:
-            heads = self.qkv_proj(x).unflatten(-1, (-1, self.head_dim))
-            qk, v = heads.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=2)
+            heads = self.qkv_proj(x).view(*x.shape[:2], -1, self.head_dim)
+            num_both = self.num_heads + self.num_kv_heads
+            qk, v = heads.split_with_sizes((num_both, self.num_kv_heads), 2)
+            qk = qk if self.q_norm is not None else _turn(qk, context)
+            q, k = qk.split_with_sizes((self.num_heads, self.num_kv_heads), 2)
             if self.q_norm is None:
-                qk = _turn(qk, context)
-                return qk[:, :, : self.num_heads], qk[:, :, self.num_heads :], v
-            q, k = qk[:, :, : self.num_heads], qk[:, :, self.num_heads :]
+                return q, k, v
         else:
             q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))
             k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))
