@@ -5,11 +5,12 @@ PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	&& echo $$python && break; done)
 PINS = .ci/pins.toml .ci/setup.py pyproject.toml
 
-.PHONY: help demo test check core-test pins wheel clean
+.PHONY: help demo test bench check core-test pins wheel clean
 
 help:
 	@echo "make demo        make a corpus, train a SpeechLM on it, evaluate it: runs/demo/report.html"
 	@echo "make test        run the tests; make test ARGS='-k units -x' passes arguments to pytest"
+	@echo "make bench       time it against its peers; make bench ARGS='decoding --pairs 9', ARGS=--help"
 	@echo "make check       format, lint and type checks, as in CI"
 	@echo "make core-test   run the tests on the newest torch and transformers, without fairseq2"
 	@echo "make wheel       build dist/*.whl"
@@ -26,6 +27,9 @@ test: .venv/.ready
 
 core-test: .venv-core/.ready
 	.venv-core/bin/python -m pytest $(ARGS)
+
+bench: .venv/.ready
+	.venv/bin/python tests/benchmarks/bench.py $(ARGS)
 
 check: .venv/.ready
 	.venv/bin/ruff format --check .

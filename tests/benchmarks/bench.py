@@ -1,7 +1,8 @@
 """What the benchmarks share: times in turns, a table, a JSON file; and `make bench`.
 
-    python tests/benchmarks/decoding.py --threads 2     one subject
-    python tests/benchmarks/bench.py                    all that can run here, and a summary
+    make bench                                  all that can run here, and a summary
+    make bench ARGS='decoding --pairs 9'        one subject; its --help says more
+    .venv/bin/python tests/benchmarks/decoding.py --threads 1       the same without make
 
 Each compares with a peer that does the same work in the same process, with the same weights and
 threads. The two take turns, so that whatever else the machine is doing falls on both; a ratio is
@@ -11,7 +12,6 @@ the median of the ratios of the rounds. No absolute time here means anything on 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import statistics
 import subprocess
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
@@ -43,7 +43,7 @@ class Row:
 
     what: str
     value: float
-    unit: str = "×"
+    unit: str = "times"
     target: float | None = None
     """What ``value`` should reach; None where nothing was promised."""
     at_most: bool = False
@@ -124,27 +124,33 @@ class Benchmark:
         console.print(f"  written to {path}", highlight=False)
 
 
-def start(name: str, title: str, words: list[str] | None, **options: Any) -> Benchmark:
-    """Read the command line: ``--quick``, ``--threads``, ``--pairs``, ``--out`` and ``options``.
+def start(name: str, title: str, words: list[str] | None, about: str | None) -> Benchmark:
+    """Read the command line: ``--quick``, ``--threads``, ``--pairs`` and ``--out``.
 
     Args:
         name: The subject's.
         title: What is compared.
         words: The command line; None for the process's.
-        options: Further flags by name, with their defaults.
+        about: The script's docstring, which ``--help`` shows.
     """
-    parser = argparse.ArgumentParser(description=title)
+    parser = argparse.ArgumentParser(
+        prog=f"{name}.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="tiny shapes: only shows that it runs")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="of torch")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="rounds to take the median of")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of the JSON")
-    for flag, default in options.items():
-        parser.add_argument(f"--{flag}", type=type(default), default=default)
     args = parser.parse_args(words)
     if args.quick:
         args.pairs = 1
     torch.set_num_threads(args.threads)
     return Benchmark(name=name, title=title, args=args)
+
+
+def cannot_run(line: str) -> NoReturn:
+    """End a script whose peer or device is not here, saying in a line what to do."""
+    print(line, file=sys.stderr)
+    sys.exit(CANNOT_RUN)
 
 
 def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Times:
@@ -167,7 +173,6 @@ def ratios_of(times: Times, ours: str, theirs: str) -> list[float]:
     return [theirs_s / ours_s for ours_s, theirs_s in zip(times[ours], times[theirs], strict=True)]
 
 
-@functools.lru_cache
 def read_rate(num_bytes: int, device: str = "cpu") -> float:
     """Bytes a second that this many bytes are read at, caches included: the best of a few ways."""
     count = max(num_bytes // 4, 1024)
@@ -175,6 +180,12 @@ def read_rate(num_bytes: int, device: str = "cpu") -> float:
     ways = (memory.sum, lambda: torch.dot(memory, memory), memory.amax)
     best = min(_shortest(way, device) for way in ways)
     return 4 * count / best
+
+
+def matrix_rate(size: int, device: str = "cpu") -> float:
+    """Multiplications and additions a second in a product of two large bfloat16 matrices."""
+    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    return 2 * size**3 / _shortest(lambda: matrix @ matrix, device)
 
 
 def _shortest(run: Callable[[], object], device: str) -> float:
@@ -220,19 +231,31 @@ def table(title: str, rows: list[Row]) -> Table:
             row.what,
             row.ours,
             row.theirs,
-            f"{row.value:.3g} {row.unit}",
-            "" if row.spread is None else f"{row.spread[0]:.2f}–{row.spread[1]:.2f}",
+            f"{_figure(row.value)} {row.unit}",
+            "" if row.spread is None else " - ".join(map(_figure, row.spread)),
             "" if row.target is None else f"{sign} {row.target:g} {row.unit}",
             {None: row.note, True: f"met {row.note}", False: f"MISSED {row.note}"}[row.met],
         )
     return shown
 
 
+def _figure(value: float) -> str:
+    """Three digits, and all before the point."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def main() -> None:
     """Run subjects one after another, each in its own process, and sum up."""
-    parser = argparse.ArgumentParser(description="run the benchmarks that can run here")
+    parser = argparse.ArgumentParser(
+        prog="bench.py",
+        description=__doc__,
+        epilog="further flags, such as --quick or --pairs 9, are passed on to each subject",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("subjects", nargs="*", metavar="subject", help=", ".join(SUBJECTS))
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/bench"), help="folder of the JSON files"
+    )
     args, passed_on = parser.parse_known_args()
     if unknown := set(args.subjects) - set(SUBJECTS):
         parser.error(f"expected some of {', '.join(SUBJECTS)}, got {', '.join(sorted(unknown))}")
@@ -244,12 +267,13 @@ def main() -> None:
             results.append(json.loads((args.out / f"{name}.json").read_text(encoding="utf-8")))
         elif done.returncode != CANNOT_RUN:
             failed.append(name)
-    promised = [
-        Row(**{k: v for k, v in row.items() if k != "met"} | {"what": f"{r['benchmark']}: {row['what']}"})
-        for r in results
-        for row in r["rows"]
-        if row["target"] is not None
-    ]
+    promised = []
+    for result in results:
+        for values in result["rows"]:
+            del values["met"]  # it follows from the others
+            row = Row(**values)
+            if row.target is not None:
+                promised.append(replace(row, what=f"{result['benchmark']}: {row.what}"))
     if len(results) > 1:
         _console().print(table("what was promised", promised))
     if failed:

@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 from bench import Row, in_turns, read_rate, start
-from qwen import QUICK, SMALL, continue_with_transformers, make_pair, random_prompt
+from qwen import QUICK, SMALL, continue_with_transformers, make_pair, random_prompt, weights_read
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,7 +30,7 @@ PROMPT_COLUMNS, NEW_COLUMNS = 75, 120
 
 
 def main(words: list[str] | None = None) -> None:
-    bench = start("decoding", "batch 1, greedy, against transformers' generate", words)
+    bench = start("decoding", "batch 1, greedy, against transformers' generate", words, __doc__)
     quick, args = bench.args.quick, bench.args
     count = 8 if quick else NEW_COLUMNS
     model, lm = make_pair(QUICK if quick else SMALL)
@@ -53,7 +53,7 @@ def main(words: list[str] | None = None) -> None:
 
     times = in_turns(contenders, args.pairs)
     losses = likelihood_losses(lm, 1 if quick else 8, 32 if quick else 256)
-    num_weights = matrix_weights(lm)
+    num_weights = weights_read(lm)
     for kind in KINDS:
         same = int((spoken[kind] == expected).long().cumprod(0).sum())
         bench.compare(
@@ -77,14 +77,14 @@ def main(words: list[str] | None = None) -> None:
     for kind in KINDS:
         a_unit = statistics.median(times[kind]) / count
         num_bytes = num_weights * BYTES[kind]
-        share = 100 * num_bytes / read_rate(num_bytes) / a_unit
+        rate = read_rate(num_bytes)
         bench.add(
             Row(
                 what=f"{kind}: of the bandwidth ceiling",
-                value=share,
+                value=100 * num_bytes / rate / a_unit,
                 unit="%",
                 ours=f"{num_bytes / a_unit / 1e9:.1f} GB/s",
-                theirs=f"{read_rate(num_bytes) / 1e9:.1f} GB/s",
+                theirs=f"{rate / 1e9:.1f} GB/s",
                 note=f"{num_bytes / 1e6:.0f} MB of weights a unit",
             )
         )
@@ -96,12 +96,6 @@ def main(words: list[str] | None = None) -> None:
         "the ceiling is what reading as many bytes takes here, caches included",
     ]
     bench.finish()
-
-
-def matrix_weights(lm: UnitLM) -> int:
-    """Weights that are read for every unit: all but the embedding."""
-    total = sum(parameter.numel() for parameter in lm.decoder.parameters())
-    return total - lm.decoder.model.embed_tokens.weight.numel()
 
 
 @torch.inference_mode()

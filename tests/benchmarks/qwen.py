@@ -16,7 +16,7 @@ from speechlm.model.hf import from_hf
 from speechlm.model.unit_lm import UnitLM
 
 NUM_UNITS = 1000
-HEAD_SCALE = 6.0
+LOGIT_SCALE = 6.0
 """Widens the logits of fresh weights until a choice is as clear as a trained LM's: without it
 all units are about equally probable, and near ties, which are decided with care, abound."""
 SMALL = dict(
@@ -36,23 +36,44 @@ QUICK = dict(
 )
 
 
-def make_pair(shape: dict[str, Any], device: str = "cpu") -> tuple[Qwen2ForCausalLM, UnitLM]:
-    """A Qwen2 of fresh weights, which never says anything but units, and the same as a unit LM."""
+def make_pair(
+    shape: dict[str, Any], device: str = "cpu", text_size: int = 0
+) -> tuple[Qwen2ForCausalLM, UnitLM]:
+    """A Qwen2 of fresh weights, which never says anything but units, and the same as a unit LM.
+
+    Args:
+        shape: What differs from transformers' ``Qwen2Config``.
+        device: Where both go.
+        text_size: Text tokens that both know beside the units.
+    """
     logging.set_verbosity_error()
-    vocabulary = Vocabulary(tokenizer_fingerprint="none", stream_sizes=(NUM_UNITS,))
+    vocabulary = Vocabulary(
+        tokenizer_fingerprint="none",
+        stream_sizes=(NUM_UNITS,),
+        text_size=text_size,
+        text_fingerprint="none" if text_size else None,
+    )
     config = dict(max_position_embeddings=2048, tie_word_embeddings=False) | shape
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=vocabulary.size, **config)).eval()
     with torch.no_grad():
-        head = model.get_output_embeddings().weight
-        head.mul_(HEAD_SCALE)
-        head[: vocabulary.first_unit] = 0  # some unit's logit is always positive
+        model.model.norm.weight.mul_(LOGIT_SCALE)
+        # Of all the others, some unit's logit is always positive.
+        model.get_output_embeddings().weight[: vocabulary.first_unit] = 0
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         setattr(model.generation_config, name, None)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         decoder = from_hf(folder, device=device)
     return model.to(device), UnitLM(decoder, vocabulary, build_layout("flat", {}, 1))
+
+
+def weights_read(lm: UnitLM) -> int:
+    """Weights that are read for every unit: the layers, and the head's rows for what may come."""
+    decoder = lm.decoder
+    layers = sum(weight.numel() for weight in decoder.model.layers.parameters())
+    head_rows = sum(map(len, lm.layout.row_ids(lm.vocabulary)))
+    return layers + head_rows * decoder.config.model_dim
 
 
 def random_prompt(lm: UnitLM, length: int, generator: torch.Generator) -> Prompt:
