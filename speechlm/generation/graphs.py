@@ -18,6 +18,7 @@ Source:
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
@@ -37,6 +38,9 @@ RECORD_AT = 4
 """The use of a shape from which it is recorded: a capture takes as long as several steps."""
 WARM_UPS = 2
 """Runs before a capture, in which libraries set up what they must not set up within it."""
+
+_CAPTURE = threading.Lock()
+"""A process may capture one graph at a time."""
 
 Work = Callable[[], Tensor]
 Record = Callable[[Work], Work]
@@ -59,7 +63,7 @@ class CudaRecorder:
     def __call__(self, work: Work) -> Work:
         # Graphs may share memory because each is replayed whole, and its output copied, before
         # another is.
-        with torch.cuda.device(self._device):
+        with _CAPTURE, torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UPS):
