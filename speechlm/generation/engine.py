@@ -144,7 +144,7 @@ class Engine:
             self._static = StaticReader(self._decoder, self._cache, rows, record)
             if rows == 1 and ready.head is not None:
                 self._greedy = GreedyHead(
-                    ready.head, self._row_ids[0], ready.barriers[0] == 0, self._tolerance, record
+                    ready.head, self._row_ids[0], ready.barriers[0], self._tolerance, record
                 )
         self._max_batch = max_batch
         self._waiting: deque[tuple[Request, list[int]]] = deque()

@@ -297,20 +297,21 @@ class GreedyHead:
     """The most probable id that may come, for layouts of one row and LMs of one softmax."""
 
     def __init__(
-        self, head: nn.Module, row_ids: Tensor, masks: Tensor, tolerance: float, record: Record
+        self, head: nn.Module, row_ids: Tensor, barriers: Tensor, tolerance: float, record: Record
     ) -> None:
         """Keep what a choice needs.
 
         Args:
             head: From states [B, D] to scores [B, V_0].
             row_ids: The joint ids of those scores, int64 [V_0].
-            masks: The sets of ids that may come, bool [M, V_0], on the device.
+            barriers: For each set of ids that may come, 0 at those and -inf at others: what
+                is added to scores, float32 [M, V_0], on the device.
             tolerance: How far apart two scores must be to be told apart for certain.
             record: As :func:`recorder_for` gives it.
         """
         self._head = head
-        self._row_ids = row_ids.to(masks.device)
-        self._masks = masks
+        self._row_ids = row_ids.to(barriers.device)
+        self._barriers = barriers
         self._tolerance = tolerance
         self._record = record
         self._programs: dict[int, Program] = {}
@@ -321,7 +322,7 @@ class GreedyHead:
 
         Args:
             states: float [B, D].
-            mask_index: Which of the masks holds for each.
+            mask_index: Which of the sets holds for each.
 
         Returns:
             ids: Joint ids, int64 [B, 1], on the CPU.
@@ -333,7 +334,7 @@ class GreedyHead:
                 torch.zeros(batch, states.shape[1], dtype=states.dtype, device=states.device),
                 torch.zeros(batch, dtype=torch.int64, device=states.device),
             )
-            function = functools.partial(_best, self._head, self._row_ids, self._masks)
+            function = functools.partial(_best, self._head, self._row_ids, self._barriers)
             reads = functools.partial(_weights, self._head)
             self._programs[batch] = Program(function, inputs, reads, self._record)
         best = self._programs[batch](states, torch.tensor(mask_index)).cpu()[:, : len(states)]
@@ -341,10 +342,10 @@ class GreedyHead:
 
 
 def _best(
-    head: nn.Module, row_ids: Tensor, masks: Tensor, states: Tensor, mask_index: Tensor
+    head: nn.Module, row_ids: Tensor, barriers: Tensor, states: Tensor, mask_index: Tensor
 ) -> Tensor:
     """The best ids and their lead on the second best, float64 [2, B]."""
-    scores = head(states).float().masked_fill(~masks[mask_index], -torch.inf)
+    scores = head(states).float() + barriers[mask_index]
     # Two maxima: on a GPU topk sorts.
     score, index = scores.max(dim=1)
     others = scores.scatter(1, index[:, None], -torch.inf)

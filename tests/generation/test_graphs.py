@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ from speechlm.generation import graphs
 from speechlm.generation.engine import Engine, Request
 from speechlm.generation.graphs import CudaRecorder, GreedyHead, Record, StaticReader, Work
 from speechlm.generation.sampling import TOLERANCE, choose
-from speechlm.layouts.grid import Prompt
+from speechlm.layouts.grid import Layout, Prompt
+from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model import fast
 from speechlm.model.architecture import RopeScaling
 from speechlm.model.cache import BLOCK, KVCache
@@ -176,10 +178,26 @@ def prompts_for(lm: UnitLM, lengths: list[int]) -> list[Prompt]:
 
 def endless(lm: UnitLM) -> UnitLM:
     """One that never ends while anything else may come."""
-    ready = engine_module._get_ready(lm, "float32")
-    for ids, mask in zip(ready.row_ids, ready.masks, strict=True):
-        mask &= (ids != lm.vocabulary.end) | (mask.sum(dim=1, keepdim=True) == 1)
+    lm.layout = Endless(lm.layout)
     return lm
+
+
+class Endless:
+    """A layout with a grammar that bears with no end."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layout, name)
+
+    def grammar(self, vocabulary: Vocabulary) -> SimpleNamespace:
+        real = self._layout.grammar(vocabulary)
+        masks = real.masks.clone()
+        masks[..., vocabulary.end] &= masks.sum(dim=2) == 1
+        return SimpleNamespace(
+            masks=masks, start=real.start, mask_of=real.mask_of, advance=real.advance
+        )
 
 
 def play(
@@ -447,7 +465,8 @@ def test_the_greedy_choice_is_that_of_sampling_and_as_certain(data: st.DataObjec
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     masks = torch.rand(4, size, generator=generator) < 0.6
     masks[torch.arange(4), torch.randint(size, (4,), generator=generator)] = True
-    head = GreedyHead(nn.Identity(), row_ids, masks, TOLERANCE, TapeRecorder())
+    barriers = torch.zeros(4, size).masked_fill(~masks, -torch.inf)
+    head = GreedyHead(nn.Identity(), row_ids, barriers, TOLERANCE, TapeRecorder())
     for batch in batches:
         # Steps of half the tolerance: ties, near ties and clear leads.
         steps = torch.randint(8, (batch, size), generator=generator)
