@@ -44,7 +44,7 @@ def main(words: list[str] | None = None) -> None:
         for mine, others in zip(spoken["ours"], spoken[name], strict=True):
             assert torch.equal(mine, others), f"greedy ids differ from transformers' {name}"
 
-    times = in_turns(contenders, bench.args.pairs)
+    times = in_turns(contenders, bench.args.pairs, warm=True)
     bench.compare(
         "against generate, one after another",
         times,

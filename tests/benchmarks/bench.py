@@ -153,9 +153,17 @@ def cannot_run(line: str) -> NoReturn:
     sys.exit(CANNOT_RUN)
 
 
-def in_turns(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Times:
-    """Time each contender once a round, after one run of each that does not count."""
-    for run in contenders.values():
+def in_turns(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, *, warm: bool = False
+) -> Times:
+    """Time each contender once a round, after a run of each that does not count.
+
+    Args:
+        contenders: What to time, by name.
+        rounds: How often.
+        warm: All have run already, so the first run counts.
+    """
+    for run in () if warm else contenders.values():
         run()
     times: Times = {name: [] for name in contenders}
     for _ in range(rounds):
