@@ -282,7 +282,7 @@ def main() -> None:
             row = Row(**values)
             if row.target is not None:
                 promised.append(replace(row, what=f"{result['benchmark']}: {row.what}"))
-    if len(results) > 1:
+    if len(results) > 1 and promised:
         _console().print(table("what was promised", promised))
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
