@@ -25,7 +25,7 @@ from speechlm.errors import CheckpointError, FingerprintError
 from speechlm.files import read_json, write_folder_aside, write_json
 from speechlm.generation.generate import generate, generate_stream
 from speechlm.layouts.grid import Prompt
-from speechlm.model.fast import Weights
+from speechlm.model.fast_linear import Weights
 from speechlm.model.unit_lm import UnitLM
 from speechlm.plugins import load_tokenizer, load_vocoder
 from speechlm.protocols import AudioTokenizer, Vocoder

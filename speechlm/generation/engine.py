@@ -33,7 +33,8 @@ from speechlm.generation.sampling import (
 from speechlm.layouts.grid import Prompt
 from speechlm.model.cache import BLOCK, KVCache, Region
 from speechlm.model.decoder import Decoder
-from speechlm.model.fast import Weights, fast_linear, prepare
+from speechlm.model.fast import prepare
+from speechlm.model.fast_linear import Weights, fast_linear
 from speechlm.model.heads import RowSampler, joined_head, local_ids
 from speechlm.model.unit_lm import UnitLM
 

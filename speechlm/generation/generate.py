@@ -11,7 +11,7 @@ from speechlm.config import SamplingConfig
 from speechlm.errors import InputError
 from speechlm.generation.engine import MAX_BATCH, Engine, Request, check_prompt, positions_for
 from speechlm.layouts.grid import Prompt
-from speechlm.model.fast import Weights
+from speechlm.model.fast_linear import Weights
 from speechlm.model.unit_lm import UnitLM
 
 

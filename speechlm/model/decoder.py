@@ -62,11 +62,10 @@ class Context:
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions."""
 
-    def __init__(self, config: DecoderConfig, layer: int) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         q_dim = config.num_heads * config.head_dim
         kv_dim = config.num_kv_heads * config.head_dim
-        self.layer = layer
         self.head_dim = config.head_dim
         self.num_heads = config.num_heads
         self.num_kv_heads = config.num_kv_heads
@@ -76,37 +75,15 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(q_dim, config.model_dim, bias=config.o_bias)
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-        self.qkv_proj: nn.Module | None = None
-        """The three as one matrix, where :mod:`speechlm.model.fast` made the model ready to
-        decode."""
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k, v = self.project(x, context)
-        if context.cache is not None:
-            attended = context.cache.attend(self.layer, q[0], k[0], v[0])[None]
-        else:
-            attended = attend(q, k, v, context.mask)
-        output: Tensor = self.o_proj(attended.flatten(2))
-        return output
 
     def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, float [B, S, heads, head_dim], turned."""
-        # unflatten rather than einops here: decoding one position is a matter of microseconds.
-        if self.qkv_proj is not None:
-            heads = self.qkv_proj(x).view(*x.shape[:2], -1, self.head_dim)
-            num_both = self.num_heads + self.num_kv_heads
-            qk, v = heads.split_with_sizes((num_both, self.num_kv_heads), 2)
-            qk = qk if self.q_norm is not None else _turn(qk, context)
-            q, k = qk.split_with_sizes((self.num_heads, self.num_kv_heads), 2)
-            if self.q_norm is None:
-                return q, k, v
-        else:
-            q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))
-            k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))
-            v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+        q = self.q_proj(x).unflatten(-1, (-1, self.head_dim))
+        k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))
+        v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        return _turn(q, context), _turn(k, context), v
+        return turn(q, context), turn(k, context), v
 
 
 class FeedForward(nn.Module):
@@ -121,17 +98,12 @@ class FeedForward(nn.Module):
         )
         self.up_proj = nn.Linear(config.model_dim, config.ffn_dim, bias=bias)
         self.down_proj = nn.Linear(config.ffn_dim, config.model_dim, bias=bias)
-        self.gate_up_proj: nn.Module | None = None
-        """Both as one matrix, where the model was made ready to decode."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.gate_up_proj is not None:
-            gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
-            inner = _activate(gate, self.activation) * up
-        elif self.gate_proj is not None:
-            inner = _activate(self.gate_proj(x), self.activation) * self.up_proj(x)
+        if self.gate_proj is not None:
+            inner = activate(self.gate_proj(x), self.activation) * self.up_proj(x)
         else:
-            inner = _activate(self.up_proj(x), self.activation)
+            inner = activate(self.up_proj(x), self.activation)
         output: Tensor = self.down_proj(inner)
         return output
 
@@ -139,17 +111,37 @@ class FeedForward(nn.Module):
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each on a normalised input and added to it."""
 
-    def __init__(self, config: DecoderConfig, layer: int) -> None:
+    def __init__(self, config: DecoderConfig, number: int) -> None:
         super().__init__()
+        self.number = number
         self.dropout = config.dropout
         self.parallel = config.parallel_residual
         self.input_layernorm = make_norm(config)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config)
         self.post_attention_layernorm = make_norm(config)
         self.mlp = FeedForward(config)
 
     def forward(self, x: Tensor, context: Context, select: Tensor | None = None) -> Tensor:
-        attended = x + self._drop(self.self_attn(self.input_layernorm(x), context))
+        q, k, v = self.project(x, context)
+        if context.cache is not None:
+            heads = context.cache.attend(self.number, q[0], k[0], v[0])[None]
+        else:
+            heads = attend(q, k, v, context.mask)
+        return self.finish(x, heads.flatten(2), select)
+
+    def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of what is read, float [B, S, heads, head_dim], turned."""
+        return self.self_attn.project(self.input_layernorm(x), context)
+
+    def finish(self, x: Tensor, heads: Tensor, select: Tensor | None = None) -> Tensor:
+        """What becomes of the input and of what each head found in it.
+
+        Args:
+            x: float [..., model_dim].
+            heads: float [..., heads * head_dim].
+            select: As :meth:`Decoder.hidden` takes it.
+        """
+        attended = x + self._drop(self.self_attn.o_proj(heads))
         if select is not None:
             x, attended = x.flatten(0, 1)[select], attended.flatten(0, 1)[select]
         read = x if self.parallel else attended
@@ -363,7 +355,7 @@ class Decoder(nn.Module):
         return Context(cos=cos, sin=sin, mask=mask, cache=cache), positions
 
 
-def _turn(x: Tensor, context: Context) -> Tensor:
+def turn(x: Tensor, context: Context) -> Tensor:
     if context.cos is None or context.sin is None:
         return x
     return rotate(x, context.cos, context.sin)
@@ -386,7 +378,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return attended.transpose(1, 2)
 
 
-def _activate(x: Tensor, name: str) -> Tensor:
+def activate(x: Tensor, name: str) -> Tensor:
     if name == "silu":
         return F.silu(x)
     if name == "relu":

@@ -204,15 +204,14 @@ class DepthTransformer(nn.Module):
         context = self._positions(state.position, x.shape[1], state.hidden)
         seen = state.position + x.shape[1]
         for layer, (keys, values) in zip(step.blocks(), state.memory, strict=True):
-            q, k, v = layer.self_attn.project(layer.input_layernorm(x), context)
+            q, k, v = layer.project(x, context)
             keys[state.position : seen] = k.transpose(0, 1)[..., None, :]
             values[state.position : seen] = v.transpose(0, 1)[..., None, :]
             if x.shape[1] > 1:  # the body's state and stream 0, before anything else
                 attended = attend(q, k, v, None)
             else:
                 attended = _attend_few(q, keys[:seen], values[:seen])
-            x = x + layer.self_attn.o_proj(attended.flatten(2))
-            x = x + layer.mlp(layer.post_attention_layernorm(x))
+            x = layer.finish(x, attended.flatten(2))
         state.position = seen
         state.row += 1
         scores: Tensor = self.heads[row - self.first_row](step.norm(x[:, -1]))
@@ -258,18 +257,13 @@ class DepthTransformer(nn.Module):
         for index in range(self.config.num_layers):
             layers = [step.blocks()[index] for step in steps]
             heads = [
-                layer.self_attn.project(layer.input_layernorm(x[:, None]), context)
+                layer.project(x[:, None], context)
                 for layer, x, context in zip(layers, xs, contexts, strict=True)
             ]
             q, k, v = (torch.cat(parts, dim=1) for parts in zip(*heads, strict=True))
             attended = attend(q, k, v, None).flatten(2).unbind(dim=1)
             xs = [
-                x + layer.self_attn.o_proj(a)
-                for layer, x, a in zip(layers, xs, attended, strict=True)
-            ]
-            xs = [
-                x + layer.mlp(layer.post_attention_layernorm(x))
-                for layer, x in zip(layers, xs, strict=True)
+                layer.finish(x, heads) for layer, x, heads in zip(layers, xs, attended, strict=True)
             ]
         return [step.norm(x) for step, x in zip(steps, xs, strict=True)]
 

@@ -14,7 +14,8 @@ from torch.nn import Linear
 from torch.nn import functional as F
 
 from speechlm.model.decoder import Decoder
-from speechlm.model.fast import fast_linear, prepare
+from speechlm.model.fast import prepare
+from speechlm.model.fast_linear import fast_linear
 from speechlm.model.heads import joined_head, local_ids
 
 CPU_POSITIONS, GPU_POSITIONS = 2048, 32_768

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from speechlm.config import SamplingConfig
 from speechlm.generation.generate import generate
-from speechlm.model.fast import Weights, fast_linear, prepare
+from speechlm.model.fast import prepare
+from speechlm.model.fast_linear import Weights, fast_linear
 from speechlm.model.heads import joined_head
 from speechlm.model.unit_lm import UnitLM
 

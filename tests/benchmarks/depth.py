@@ -24,7 +24,7 @@ from torch import Tensor
 
 from speechlm.config import SamplingConfig
 from speechlm.generation.generate import generate
-from speechlm.model.fast import Weights
+from speechlm.model.fast_linear import Weights
 from speechlm.model.unit_lm import UnitLM
 
 NUM_STEPS = 24

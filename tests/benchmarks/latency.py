@@ -22,7 +22,7 @@ from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.model.architecture import DecoderConfig
 from speechlm.model.decoder import Decoder
-from speechlm.model.fast import Weights
+from speechlm.model.fast_linear import Weights
 from speechlm.model.unit_lm import UnitLM
 from speechlm.plugins import TOKENIZERS, plugin
 

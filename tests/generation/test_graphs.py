@@ -31,7 +31,7 @@ from speechlm.model import fast
 from speechlm.model.architecture import RopeScaling
 from speechlm.model.cache import BLOCK, KVCache
 from speechlm.model.decoder import Decoder
-from speechlm.model.fast import Weights
+from speechlm.model.fast_linear import Weights
 from speechlm.model.rotary import rotary_table
 from speechlm.model.unit_lm import UnitLM
 

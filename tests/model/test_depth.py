@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from speechlm.errors import ConfigError, InputError
 from speechlm.model.architecture import DecoderConfig, DepthConfig
 from speechlm.model.decoder import INIT_STD, Decoder
-from speechlm.model.fast import fast_linear, prepare
+from speechlm.model.fast import prepare
+from speechlm.model.fast_linear import fast_linear
 from speechlm.model.heads import RowSampler, joined_head, row_logits
 
 VOCAB_SIZE = 40

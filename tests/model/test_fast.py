@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechlm.errors import ConfigError
-from speechlm.model import fast
-from speechlm.model.fast import ROWS_ONE_BY_ONE, Int8Linear, PackedLinear, fast_linear, prepare
+from speechlm.model import fast_linear as kernels
+from speechlm.model.fast import prepare
+from speechlm.model.fast_linear import ROWS_ONE_BY_ONE, Int8Linear, PackedLinear, fast_linear
 from tests.helpers.small_lm import small_lm
 
 
@@ -36,7 +37,9 @@ def test_an_int8_layer_gives_each_row_the_same_bits_in_any_company(
     together = layer(rows)
     alone = torch.cat([layer(row[None]) for row in rows])
     assert torch.equal(together, alone)
-    assert torch.equal(layer._all_at_once(rows * fast.WIDEN) + (layer.bias if bias else 0), alone)
+    assert torch.equal(
+        layer._all_at_once(rows * kernels.WIDEN) + (layer.bias if bias else 0), alone
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-5, 1.0, 1e4])
@@ -50,13 +53,13 @@ def test_an_int8_layer_is_within_a_hundredth_of_the_plain_one(scale: float) -> N
 def test_an_int8_layer_needs_no_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, rows = linear(64, 32, bias=True), torch.randn(3, 2, 64)
     expected = Int8Linear(plain)(rows)
-    _, coarse = fast._fused_kernel()
-    monkeypatch.setattr(fast, "_fused_kernel", lambda: (None, coarse))
+    _, coarse = kernels._fused_kernel()
+    monkeypatch.setattr(kernels, "_fused_kernel", lambda: (None, coarse))
     assert torch.equal(Int8Linear(plain)(rows), expected)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 40])
-@pytest.mark.parametrize("num_out", [7, 64])
+@pytest.mark.parametrize("num_out", [1, 7, 64])
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_packed_layer_computes_what_the_plain_one_does(
     num_rows: int, num_out: int, bias: bool

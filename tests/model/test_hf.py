@@ -17,6 +17,7 @@ from speechlm.model import from_hf, to_hf
 from speechlm.model.architecture import DecoderConfig
 from speechlm.model.cache import KVCache
 from speechlm.model.decoder import Decoder
+from speechlm.model.fast import prepare
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -248,8 +249,7 @@ def test_a_refused_export_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_a_decoder_made_ready_to_decode_is_refused(tmp_path: Path) -> None:
-    decoder = small_decoder()
-    decoder.model.layers[0].mlp.gate_up_proj = torch.nn.Linear(48, 80)
+    decoder = prepare(small_decoder())
     with pytest.raises(InputError, match="not one made ready to decode"):
         to_hf(decoder, tmp_path / "lm")
 
