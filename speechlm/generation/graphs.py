@@ -178,7 +178,7 @@ class StaticStep:
             v: The same.
 
         Returns:
-            float [B, heads, head_dim].
+            float [B, heads * head_dim].
         """
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         keys.index_copy_(1, self._slots, k.transpose(0, 1).to(keys.dtype))
@@ -186,7 +186,7 @@ class StaticStep:
         # The queries that share a key head are rows of one product.
         q = q.to(keys.dtype).view(len(q), keys.shape[0], -1, q.shape[2])
         k, v = self._seen(keys), self._seen(values)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask).flatten(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask).flatten(1)
 
     def _seen(self, store: Tensor) -> Tensor:
         """Each sequence's part of a store, float [B, kv_heads, num_keys, head_dim]."""

@@ -141,8 +141,8 @@ class CacheStep:
         self.positions = torch.tensor(positions, device=device)
         """Where each stands in its sequence, int64 [N]."""
         self._slots = torch.tensor(slots, device=device)
-        # One sequence's slots are neighbours, and a slice is copied faster than an index.
-        self._run = slice(slots[0], slots[-1] + 1) if len(rows) == 1 else None
+        # One sequence's slots are neighbours, and a run is copied faster than an index.
+        self._run = (slots[0], len(slots)) if len(rows) == 1 else None
         self._counts = [count for _, count in rows]
         self._masks = [self._mask(before, count) for _, before, count in self._rows]
 
@@ -156,16 +156,16 @@ class CacheStep:
             v: The same.
 
         Returns:
-            float [N, heads, head_dim].
+            float [N, heads * head_dim].
         """
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        k, v = k.transpose(0, 1).to(keys.dtype), v.transpose(0, 1).to(values.dtype)
+        k, v = k.transpose(0, 1), v.transpose(0, 1)
         if self._run is not None:
-            keys[:, self._run] = k
-            values[:, self._run] = v
+            keys.narrow(1, *self._run).copy_(k)
+            values.narrow(1, *self._run).copy_(v)
         else:
-            keys.index_copy_(1, self._slots, k)
-            values.index_copy_(1, self._slots, v)
+            keys.index_copy_(1, self._slots, k.to(keys.dtype))
+            values.index_copy_(1, self._slots, v.to(values.dtype))
         # [N, kv_heads, group, head_dim]
         q = q.to(keys.dtype).view(q.shape[0], keys.shape[0], -1, q.shape[2])
         parts = torch.split(q, self._counts) if len(self._counts) > 1 else (q,)
@@ -190,7 +190,7 @@ class CacheStep:
         v = values.narrow(1, start + skipped, seen - skipped)
         if count == 1:
             # The queries that share a key head are rows of one product.
-            return F.scaled_dot_product_attention(q, k[None], v[None]).flatten(1, 2)
+            return F.scaled_dot_product_attention(q, k[None], v[None]).view(1, -1)
         # [kv_heads, group, count, head_dim] against keys that a group shares without a copy.
         group = q.shape[2]
         attended = F.scaled_dot_product_attention(
@@ -200,7 +200,7 @@ class CacheStep:
             attn_mask=mask,
             is_causal=mask is None,
         )
-        return attended.permute(2, 0, 1, 3).flatten(1, 2)
+        return attended.permute(2, 0, 1, 3).flatten(1)
 
     def _skipped(self, before: int, count: int) -> int:
         """Leading positions that a sliding window hides from every query of a row."""

@@ -126,8 +126,8 @@ class DecoderLayer(nn.Module):
         if context.cache is not None:
             heads = context.cache.attend(self.number, q[0], k[0], v[0])[None]
         else:
-            heads = attend(q, k, v, context.mask)
-        return self.finish(x, heads.flatten(2), select)
+            heads = attend(q, k, v, context.mask).flatten(2)
+        return self.finish(x, heads, select)
 
     def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of what is read, float [B, S, heads, head_dim], turned."""
