@@ -317,7 +317,8 @@ class Decoder(nn.Module):
         count = ids.shape[-1]
         longest = count
         mask = None
-        index = torch.arange(count, device=ids.device)
+        if cache is None:
+            index = torch.arange(count, device=ids.device)
         if cache is not None:
             if segment_ids is not None:
                 raise InputError("expected a cache or segment_ids, got both")

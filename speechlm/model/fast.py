@@ -7,7 +7,7 @@ fast as memory is read; :mod:`speechlm.model.fast_linear` sees to the latter.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast, get_args
 
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from speechlm.errors import ConfigError
 from speechlm.model.decoder import Context, Decoder, DecoderLayer, activate, turn
-from speechlm.model.fast_linear import Weights, fast_linear
+from speechlm.model.fast_linear import WIDEN, Int8Linear, Weights, fast_linear
 from speechlm.model.norm import RMSNorm
+
+Call = Callable[[Tensor], Tensor]
 
 
 def prepare(decoder: Decoder, weights: Weights = "float32") -> Decoder:
@@ -59,15 +61,13 @@ class FastLayer(DecoderLayer):
         self.num_heads, self.num_kv_heads = attention.num_heads, attention.num_kv_heads
         self.activation = mlp.activation
         self.gated = mlp.gate_proj is not None
-        self.read_norm = _fast_norm(layer.input_layernorm).forward
-        self.mlp_norm = _fast_norm(layer.post_attention_layernorm).forward
         self.q_norm = attention.q_norm and _fast_norm(attention.q_norm).forward
         self.k_norm = attention.k_norm and _fast_norm(attention.k_norm).forward
         qkv = _joined((attention.q_proj, attention.k_proj, attention.v_proj))
         up = mlp.up_proj if mlp.gate_proj is None else _joined((mlp.gate_proj, mlp.up_proj))
-        self.qkv = fast_linear(qkv, weights).forward
+        self.read_norm, self.qkv = _normed(layer.input_layernorm, qkv, weights)
+        self.mlp_norm, self.up = _normed(layer.post_attention_layernorm, up, weights)
         self.o = fast_linear(attention.o_proj, weights).forward
-        self.up = fast_linear(up, weights).forward
         self.down = fast_linear(mlp.down_proj, weights).forward
 
     def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,6 +105,15 @@ class FastRMSNorm(nn.Module):
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         normed: Tensor = (wide / torch.hypot(length, self.floor)).to(x.dtype) * self.weight
         return normed
+
+
+def _normed(norm: nn.Module, linear: nn.Linear, weights: Weights) -> tuple[Call, Call]:
+    """A norm and what alone reads it."""
+    fast, reader = _fast_norm(norm), fast_linear(linear, weights)
+    if isinstance(fast, FastRMSNorm) and isinstance(reader, Int8Linear):
+        fast.weight *= WIDEN
+        return fast.forward, reader.widened
+    return fast.forward, reader.forward
 
 
 def _fast_norm(norm: nn.Module) -> nn.Module:

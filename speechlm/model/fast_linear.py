@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Weights = Literal["float32", "bfloat16", "int8"]
-ROWS_ONE_BY_ONE = 8
+ROWS_ONE_BY_ONE = 5
 """Up to so many rows, one at a time through a fused int8 kernel is faster than all at once."""
 WIDEN = 2.0**32
 """What int8 layers read is scaled up by: the fused kernel rounds small ranges to coarse steps."""
@@ -96,8 +96,11 @@ class Int8Linear(nn.Module):
         self.packed = None if self.fused is None else _pack_int8(quantized, self.scales)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float() * WIDEN
-        num_rows = x.numel() // x.shape[-1]
+        return self.widened(x.float() * WIDEN)
+
+    def widened(self, wide: Tensor) -> Tensor:
+        """What :meth:`forward` gives for ``wide / WIDEN``, float32."""
+        num_rows = wide.numel() // wide.shape[-1]
         if self.fused is None or num_rows > ROWS_ONE_BY_ONE:
             output = self._all_at_once(wide)
         elif num_rows == 1:
@@ -105,7 +108,8 @@ class Int8Linear(nn.Module):
         else:
             rows = wide.flatten(0, -2).split(1)  # type: ignore[no-untyped-call]
             output = torch.cat([self.fused(row, self.packed, self.coarse) for row in rows])
-            output = output.view(*x.shape[:-1], -1)
+            output = output.view(*wide.shape[:-1], -1)
+        # Not the kernel's own bias, which it rounds in one way here and in another there.
         return output if self.bias is None else output.add_(self.bias)
 
     def _all_at_once(self, wide: Tensor) -> Tensor:
