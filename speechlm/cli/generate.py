@@ -96,6 +96,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=defaults.max_units,
         help="longest output, in units (%(default)s)",
     )
+    render.add_weights(parser)
 
 
 def positive(text: str) -> float:
@@ -113,6 +114,7 @@ def run(args: Namespace) -> None:
     sampling = SamplingConfig(**{f.name: getattr(args, f.name) for f in fields(SamplingConfig)})
 
     def speak(model: SpeechLM, wave: Tensor) -> Tensor:
+        model.weights = args.weights
         rate = model.tokenizer.sample_rate
         if args.mode == "reply":
             return model.reply(wave, rate, sampling=sampling, seed=args.seed)
@@ -121,6 +123,7 @@ def run(args: Namespace) -> None:
         return model.continue_speech(wave, rate, sampling=sampling, seed=args.seed)
 
     def first_sound(model: SpeechLM, wave: Tensor) -> Tensor | None:
+        model.weights = args.weights
         rate = model.tokenizer.sample_rate
         return next(model.reply_stream(wave, rate, sampling=sampling, seed=args.seed), None)
 

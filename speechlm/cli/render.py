@@ -58,6 +58,16 @@ def add_arguments(parser: ArgumentParser, *, output: str) -> None:
     )
 
 
+def add_weights(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights",
+        choices=("float32", "bfloat16", "int8"),
+        default="float32",
+        help="what the language model computes with; int8 is the fastest on a CPU, and 'speechlm "
+        "score --weights int8' says what it loses (%(default)s)",
+    )
+
+
 def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
     """Decide which file is made of which recording.
 

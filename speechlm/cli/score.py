@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechlm.cli.render import finish, list_failure, recordings_of
+from speechlm.cli.render import add_weights, finish, list_failure, recordings_of
 from speechlm.errors import InputError, SpeechLMError
 
 if TYPE_CHECKING:
     from speechlm.bundle import SpeechLM
     from speechlm.data.corpus import Recording
+    from speechlm.model.fast_linear import Weights
     from speechlm.model.likelihood import Likelihood
     from speechlm.model.unit_lm import UnitLM
     from speechlm.progress import Advance
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 Span = tuple[float, float | None]
 """Seconds, from and to; None: to the end."""
-Scored = tuple["Recording", "Likelihood"]
+Scored = tuple["Recording", "Likelihood", "Likelihood"]
+"""A recording, what the weights asked for give, and what float32 weights do."""
 
 EXAMPLES = (
     ("speechlm score runs/demo/bundle word.wav nonword.wav", "which of two is more probable"),
@@ -41,6 +43,10 @@ EXAMPLES = (
     (
         "speechlm score runs/demo/bundle story.flac --span 0.5:1.2",
         "what comes from 0.5 s to 1.2 s, given all before it",
+    ),
+    (
+        "speechlm score runs/demo/bundle recordings/ --weights int8",
+        "with weights of 8 bits, and what they lose",
     ),
 )
 SECTIONS = ()
@@ -76,6 +82,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="write JSON lines instead of the table: recording, id, seconds, units, sum, "
         "per_unit, per_second",
     )
+    add_weights(parser)
     parser.add_argument("--force", action="store_true", help="overwrite a file that exists")
     parser.add_argument(
         "--keep-going", action="store_true", help="exit 0 also when some recordings failed"
@@ -102,22 +109,26 @@ def run(args: Namespace) -> None:
     model = SpeechLM.from_pretrained(args.bundle)
     _check_layout(model)
     with progress("scoring", len(recordings), "recordings") as advance:
-        scores = list(_score(model, recordings, args.span, advance))
+        scores = list(_score(model, recordings, args.span, args.weights, advance))
     if scores and args.output is None:
         print("\n".join(table(scores)), flush=True)
     elif scores:
         _write(args.output, scores)
         print(f"{len(scores)} of {len(recordings)} recordings -> {args.output}", flush=True)
+    if scores and args.weights != "float32":
+        print(loss(scores, args.weights), flush=True)
     finish(len(recordings) - len(scores), len(recordings), keep_going=args.keep_going)
 
 
 def table(scores: Sequence[Scored]) -> list[str]:
     """A line for each recording, and one for all of several."""
-    rows = [(each.source, one.duration_s or 0.0, one.num_units, one.total) for each, one in scores]
+    rows = [
+        (each.source, one.duration_s or 0.0, one.num_units, one.total) for each, one, _ in scores
+    ]
     if len(rows) > 1:
         _, *columns = zip(*rows, strict=True)
         rows.append(("all", *(sum(column) for column in columns)))
-    width = max(len("recording"), *(len(recording.source) for recording, _ in scores))
+    width = max(len("recording"), *(len(recording.source) for recording, *_ in scores))
     lines = [f"{'recording':<{width}}  seconds   units         sum  per unit  per second"]
     for name, seconds, units, total in rows:
         per_unit, per_second = (total / by if by else math.nan for by in (units, seconds))
@@ -126,6 +137,13 @@ def table(scores: Sequence[Scored]) -> list[str]:
             f"{per_second:10.3f}"
         )
     return lines
+
+
+def loss(scores: Sequence[Scored], weights: Weights) -> str:
+    """How much less probable the recordings are than with float32 weights."""
+    num_units = sum(one.num_units for _, one, _ in scores)
+    lost = sum(plain.total - one.total for _, one, plain in scores) / num_units
+    return f"{weights} weights lose {lost:.4f} nats a unit"
 
 
 def _check_output(args: Namespace) -> None:
@@ -149,7 +167,11 @@ def _check_layout(model: SpeechLM) -> None:
 
 
 def _score(
-    model: SpeechLM, recordings: Sequence[Recording], span: Span | None, advance: Advance
+    model: SpeechLM,
+    recordings: Sequence[Recording],
+    span: Span | None,
+    weights: Weights,
+    advance: Advance,
 ) -> Iterator[Scored]:
     """Those that can be scored, in order; the others are listed.
 
@@ -175,7 +197,7 @@ def _score(
             advance()
         num_frames = sum(units.num_frames for _, units in heard)
         if heard and (index == len(recordings) or num_frames >= FRAMES_AT_ONCE):
-            yield from _score_together(model.lm, heard, span, refuse)
+            yield from _score_together(model.lm, heard, span, weights, refuse)
             advance(len(heard))
             heard.clear()
 
@@ -184,6 +206,7 @@ def _score_together(
     lm: UnitLM,
     heard: Sequence[tuple[Recording, Units]],
     span: Span | None,
+    weights: Weights,
     refuse: Callable[[Recording, InputError], None],
 ) -> list[Scored]:
     from speechlm.model.likelihood import score_recordings
@@ -191,7 +214,11 @@ def _score_together(
     recordings, units = zip(*heard, strict=True)
     spans = [span and (span[0], one.duration_s if span[1] is None else span[1]) for one in units]
     try:
-        return list(zip(recordings, score_recordings(lm, units, spans_s=spans), strict=True))
+        plain = score_recordings(lm, units, spans_s=spans)
+        found = plain
+        if weights != "float32":
+            found = score_recordings(lm, units, spans_s=spans, weights=weights)
+        return list(zip(recordings, found, plain, strict=True))
     except InputError as error:
         if len(heard) == 1:
             refuse(recordings[0], error)
@@ -200,7 +227,7 @@ def _score_together(
     return [
         one
         for part in (heard[:half], heard[half:])
-        for one in _score_together(lm, part, span, refuse)
+        for one in _score_together(lm, part, span, weights, refuse)
     ]
 
 
@@ -208,7 +235,7 @@ def _write(path: Path, scores: Sequence[Scored]) -> None:
     from speechlm.files import write_aside
 
     with write_aside(path) as aside, aside.open("w", encoding="utf-8") as file:
-        for recording, found in scores:
+        for recording, found, _ in scores:
             row = {
                 "recording": recording.source,
                 "id": recording.id,

@@ -25,6 +25,7 @@ from torch import Tensor
 from speechlm.errors import InputError
 from speechlm.layouts.grid import LMSequence
 from speechlm.layouts.plan import PlannedLayout
+from speechlm.model.fast_linear import Weights
 from speechlm.model.scoring import log_probs
 from speechlm.units import Units, collapse_repeats
 
@@ -82,6 +83,7 @@ def score(
     modality: Modality | None = None,
     streams: Sequence[int] | None = None,
     weighted: bool = False,
+    weights: Weights = "float32",
 ) -> list[Likelihood]:
     """Score sequences of the LM's layout.
 
@@ -95,11 +97,13 @@ def score(
         streams: Count only units of these streams of the vocabulary.
         weighted: Count by the loss weights: all that they count, marks, fill and ends included,
             unless the part is restricted.
+        weights: What the LM computes with; ``bfloat16`` or ``int8`` to see what they lose.
 
     Returns:
         In the order given.
 
     Raises:
+        ConfigError: int8 weights of an LM that is not on a CPU.
         InputError: Another number of rows, an id that its row cannot hold, a sequence longer than
             ``max_positions``, a span outside of it, an unknown modality or stream.
     """
@@ -113,7 +117,7 @@ def score(
     counted = allowed & _chosen(lm, modality, streams)
     if weighted and modality is None and streams is None:
         counted = allowed
-    weights = []
+    cell_weights = []
     for index, sequence in enumerate(sequences):
         with _naming("sequence", index, sequences):
             _check(lm, sequence, allowed)
@@ -122,12 +126,13 @@ def score(
             if span is not None:
                 counts &= _in_span(lm, sequence, span)
         counts[:, :1] = False  # nothing comes before it to predict it from
-        weights.append(counts * sequence.loss_weights if weighted else counts.float())
+        cell_weights.append(counts * sequence.loss_weights if weighted else counts.float())
     ids = [sequence.ids for sequence in sequences]
-    found = log_probs(lm.decoder, row_ids, ids, [weight != 0 for weight in weights])
+    wanted = [weight != 0 for weight in cell_weights]
+    found = log_probs(lm.decoder, row_ids, ids, wanted, weights)
     return [
         Likelihood(log_probs=cells, weights=weight)
-        for cells, weight in zip(found, weights, strict=True)
+        for cells, weight in zip(found, cell_weights, strict=True)
     ]
 
 
@@ -138,6 +143,7 @@ def score_recordings(
     spans_s: Sequence[tuple[float, float] | None] | None = None,
     streams: Sequence[int] | None = None,
     weighted: bool = False,
+    weights: Weights = "float32",
 ) -> list[Likelihood]:
     """Score recordings on their own, as the LM's layout lays out ``speech``.
 
@@ -149,6 +155,7 @@ def score_recordings(
             the layout merges repeats, a unit belongs where it begins.
         streams: As :func:`score` takes them.
         weighted: The same.
+        weights: The same.
 
     Raises:
         FingerprintError: Another tokenizer made the units.
@@ -165,7 +172,7 @@ def score_recordings(
             span, duration_s = _frames(lm, units, span_s)
         spans.append(span)
         durations_s.append(duration_s)
-    found = score(lm, sequences, spans=spans, streams=streams, weighted=weighted)
+    found = score(lm, sequences, spans=spans, streams=streams, weighted=weighted, weights=weights)
     return [
         replace(one, duration_s=duration_s)
         for one, duration_s in zip(found, durations_s, strict=True)

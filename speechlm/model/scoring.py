@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from speechlm.model.decoder import Decoder
 from speechlm.model.fast import prepare
-from speechlm.model.fast_linear import fast_linear
+from speechlm.model.fast_linear import Weights, fast_linear
 from speechlm.model.heads import joined_head, local_ids
 
 CPU_POSITIONS, GPU_POSITIONS = 2048, 32_768
@@ -33,6 +33,7 @@ def log_probs(
     row_ids: Sequence[Tensor],
     sequences: Sequence[Tensor],
     wanted: Sequence[Tensor],
+    weights: Weights = "float32",
 ) -> list[Tensor]:
     """Natural logarithms of the probabilities of cells, given the columns before theirs.
 
@@ -41,9 +42,13 @@ def log_probs(
         row_ids: The ids that each row may hold, sorted, R tensors int64 [V_r].
         sequences: int64 [R, S] of joint ids, S - 1 at most the decoder's ``max_positions``.
         wanted: Which cells, bool [R, S] each, none in the first column.
+        weights: As :func:`speechlm.model.fast.prepare` takes them.
 
     Returns:
         float32 [R, S] each, on the CPU; 0 where not wanted.
+
+    Raises:
+        ConfigError: As ``prepare`` does.
     """
     results = [torch.zeros(cells.shape) for cells in wanted]
     columns = [cells.any(dim=0).nonzero()[:, 0] for cells in wanted]
@@ -52,7 +57,7 @@ def log_probs(
     rows = [row for row in range(len(row_ids)) if any(bool(cells[row].any()) for cells in wanted)]
     positions = CPU_POSITIONS if decoder.device.type == "cpu" else GPU_POSITIONS
     with torch.inference_mode():
-        scorer = _Scorer(decoder, row_ids, rows, num_positions=sum(lengths))
+        scorer = _Scorer(decoder, row_ids, rows, weights, num_positions=sum(lengths))
         for chosen in _batches(lengths, positions):
             longest = lengths[chosen[-1]]
             ids = torch.zeros(len(chosen), len(row_ids), longest, dtype=torch.int64)
@@ -86,23 +91,30 @@ class _Scorer:
         decoder: It is left as it is.
         row_ids: The ids that each row may hold.
         rows: Those whose cells are asked for.
+        weights: What the decoder computes with.
         num_positions: To be read in all.
     """
 
     def __init__(
-        self, decoder: Decoder, row_ids: Sequence[Tensor], rows: list[int], *, num_positions: int
+        self,
+        decoder: Decoder,
+        row_ids: Sequence[Tensor],
+        rows: list[int],
+        weights: Weights,
+        *,
+        num_positions: int,
     ) -> None:
         weight = decoder.model.embed_tokens.weight
         packs = weight.device.type == "cpu" and weight.dtype == torch.float32
-        packs = packs and num_positions >= PACK_FROM
-        self._decoder = prepare(decoder) if packs else decoder
+        packs = (packs and num_positions >= PACK_FROM) or weights != "float32"
+        self._decoder = prepare(decoder, weights) if packs else decoder
         self._depth = self._decoder.depth
         self._row_ids = [known.to(weight.device) for known in row_ids]
         # A depth transformer goes through all rows in order, after those that the body predicts.
         self._rows = rows if self._depth is None else list(range(len(row_ids)))
         read = [row_ids[row] for row in self._rows]
-        head = joined_head(decoder, read)
-        self._head = fast_linear(head, "float32") if packs and isinstance(head, Linear) else head
+        head = joined_head(decoder if weights == "int8" else self._decoder, read)
+        self._head = fast_linear(head, weights) if packs and isinstance(head, Linear) else head
         num_read = len(read) if self._depth is None else self._depth.first_row
         self._sizes = [len(known) for known in read[:num_read]]
         self._at_once = max(SCORES_AT_ONCE // max(sum(map(len, read)), 1), 1)

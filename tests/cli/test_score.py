@@ -64,6 +64,22 @@ def test_one_recording_is_a_line_by_itself(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+def test_other_weights_are_compared_with_float32(
+    bundle_folder: Path, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", str(bundle_folder), str(clips), "--weights", "int8"]) == 0
+    *_, total, said = capsys.readouterr().out.splitlines()
+    model = SpeechLM.from_pretrained(bundle_folder)
+    paths = [clips / "one.flac", clips / "deep" / "räume 二.wav"]
+    units = [encoded(model, path) for path in paths]
+    plain = score_recordings(model.lm, units)
+    found = score_recordings(model.lm, units, weights="int8")
+    assert numbers(total)[2] == pytest.approx(sum(one.total for one in found), abs=0.02)
+    lost = sum(one.total for one in plain) - sum(one.total for one in found)
+    per_unit = lost / sum(one.num_units for one in found)
+    assert said == f"int8 weights lose {per_unit:.4f} nats a unit"
+
+
 def test_json_lines_hold_the_same_to_the_last_digit(
     bundle_folder: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

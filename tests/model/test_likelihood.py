@@ -19,6 +19,7 @@ from speechlm.errors import FingerprintError, InputError
 from speechlm.layouts.grid import LMSequence
 from speechlm.model import scoring
 from speechlm.model.decoder import Decoder
+from speechlm.model.fast_linear import Weights
 from speechlm.model.likelihood import Likelihood, score, score_recordings
 from speechlm.model.unit_lm import UnitLM
 from speechlm.units import Units
@@ -381,3 +382,18 @@ def test_units_of_another_tokenizer_or_merged_ones_are_refused() -> None:
         score_recordings(lm, [recording(4).collapse()])
     with pytest.raises(InputError, match="expected 1 spans_s, one each, got 0"):
         score_recordings(lm, [recording(4)], spans_s=[])
+
+
+@pytest.mark.parametrize(("case", "depth"), [("flat", False), ("parallel", False), ("delay", True)])
+@pytest.mark.parametrize("weights", ["int8", "bfloat16"])
+def test_other_weights_lose_a_little_and_the_same_in_any_batch(
+    case: str, depth: bool, weights: Weights
+) -> None:
+    lm = shared_lm(case, depth)
+    sequences = sequences_for(lm, [9, 3, 6])
+    plain, found = score(lm, sequences), score(lm, sequences, weights=weights)
+    for exact, one in zip(plain, found, strict=True):
+        difference = (one.log_probs - exact.log_probs).abs()
+        assert 0 < float(difference.max()) < 0.2
+    if weights == "int8":  # sums of integers are exact; bfloat16's rounding depends on shapes
+        assert_same(found, [score(lm, [one], weights=weights)[0] for one in sequences])
