@@ -528,16 +528,14 @@ def _get_ready(lm: UnitLM, weights: Weights) -> _Ready:
         head = joined_head(lm.decoder if weights == "int8" else decoder, row_ids)
         if isinstance(head, nn.Linear):
             head = fast_linear(head, weights)
-        masks = lm.layout.grammar(lm.vocabulary).masks
+        grammar = lm.layout.grammar(lm.vocabulary)
         known[key] = _Ready(
             decoder=decoder,
             sampler=RowSampler(decoder, row_ids, head),
             head=head,
             row_ids=row_ids,
             barriers=[
-                torch.zeros(len(masks), len(ids))
-                .masked_fill_(~masks[:, row][:, ids], -torch.inf)
-                .to(lm.device)
+                torch.where(grammar.masks_of(row)[:, ids], 0.0, -torch.inf).to(lm.device)
                 for row, ids in enumerate(row_ids)
             ],
             dtype=decoder.model.embed_tokens.weight.dtype,

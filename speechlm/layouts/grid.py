@@ -83,13 +83,12 @@ class Grammar(Protocol):
 
     start: Hashable
 
-    @property
-    def masks(self) -> Tensor:
-        """The distinct sets of ids that may come next, bool [M, R, V]."""
+    def masks_of(self, row: int) -> Tensor:
+        """What may come next in a row, in each of M ways for all rows: bool [M, V]."""
         ...
 
     def mask_of(self, state: Hashable) -> int:
-        """Which of :attr:`masks` holds in a state."""
+        """Which of them holds in a state."""
         ...
 
     def advance(self, state: Hashable, column: Sequence[int]) -> Hashable | None:

@@ -159,15 +159,12 @@ class RuleGrammar:
         self._rules = rules
         self._index = {names: at for at, names in enumerate(dict.fromkeys(rules.all()))}
         distinct = {name: at for at, name in enumerate(dict.fromkeys(sum(self._index, ())))}
-        self.sets = torch.stack([_mask(vocabulary, name) for name in distinct])
-        """The distinct sets of ids that a row may hold, bool [C, V]."""
-        self.row_sets = torch.tensor([[distinct[name] for name in names] for names in self._index])
-        """Which of them each row of each mask is, int64 [M, R]; ``masks`` is ``sets[row_sets]``,
-        much smaller where there are many rows."""
+        # Much smaller than all masks at once, where there are many rows.
+        self._sets = torch.stack([_mask(vocabulary, name) for name in distinct])
+        self._row_sets = torch.tensor([[distinct[name] for name in names] for names in self._index])
 
-    @functools.cached_property
-    def masks(self) -> Tensor:
-        return self.sets[self.row_sets]
+    def masks_of(self, row: int) -> Tensor:
+        return self._sets[self._row_sets[:, row]]
 
     def mask_of(self, state: Hashable) -> int:
         return self._index[self._rules.at(state)]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layout_cases import CASES, known_part, random_content
+from layout_cases import CASES, allowed, known_part, random_content
 from small_lm import shared_lm, small_lm
 
 from speechlm.config import SamplingConfig
@@ -130,7 +130,7 @@ def test_guidance_goes_from_the_other_prompt_through_this_one() -> None:
         states = [lm.decoder.hidden(p.ids[None])[:, -1] for p in (prompt, other)]
         row_ids = lm.layout.row_ids(lm.vocabulary)
         grammar = lm.layout.grammar(lm.vocabulary)
-        mask = grammar.masks[grammar.mask_of(grammar.start)]
+        mask = allowed(grammar, grammar.start, len(row_ids))
         for row, ids in enumerate(row_ids):
             real, free = (lm.decoder.logits(state, ids)[0] for state in states)
             led = (free + 3.0 * (real - free)).masked_fill(~mask[row][ids], -torch.inf)
@@ -169,8 +169,8 @@ def test_what_a_window_keeps_counts_as_if_it_stood_there() -> None:
     with torch.inference_mode():
         grammar = lm.layout.grammar(lm.vocabulary)
         logits = lm.decoder(kept)[0, -1]
-        allowed = grammar.masks[grammar.mask_of(grammar.start)][0]
-        assert int(logits.masked_fill(~allowed, -torch.inf).argmax()) == int(output[0, 1])
+        (mask,) = allowed(grammar, grammar.start, 1)
+        assert int(logits.masked_fill(~mask, -torch.inf).argmax()) == int(output[0, 1])
 
 
 def test_stop_runs_end_a_sample() -> None:

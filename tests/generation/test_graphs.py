@@ -193,10 +193,14 @@ class Endless:
 
     def grammar(self, vocabulary: Vocabulary) -> SimpleNamespace:
         real = self._layout.grammar(vocabulary)
-        masks = real.masks.clone()
-        masks[..., vocabulary.end] &= masks.sum(dim=2) == 1
+
+        def masks_of(row: int) -> Tensor:
+            masks = real.masks_of(row).clone()
+            masks[:, vocabulary.end] &= masks.sum(dim=1) == 1
+            return masks
+
         return SimpleNamespace(
-            masks=masks, start=real.start, mask_of=real.mask_of, advance=real.advance
+            masks_of=masks_of, start=real.start, mask_of=real.mask_of, advance=real.advance
         )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from speechlm.layouts.grid import Layout, Prompt
+from speechlm.layouts.grid import Grammar, Layout, Prompt
 from speechlm.layouts.monologue import fit_words
 from speechlm.layouts.registry import build_layout
 from speechlm.layouts.vocabulary import Vocabulary
@@ -181,3 +181,9 @@ def columns_after(prompt: Prompt, ids: Tensor) -> Tensor:
     """What follows a prompt in a whole sequence that begins with it."""
     assert torch.equal(ids[:, : len(prompt)], prompt.ids)
     return ids[:, len(prompt) :]
+
+
+def allowed(grammar: Grammar, state: Hashable, num_rows: int) -> Tensor:
+    """What may come next in each row, bool [R, V]."""
+    way = grammar.mask_of(state)
+    return torch.stack([grammar.masks_of(row)[way] for row in range(num_rows)])

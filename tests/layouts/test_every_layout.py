@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layout_cases import CASES, build_case, columns_after, known_part, random_content
+from layout_cases import CASES, allowed, build_case, columns_after, known_part, random_content
 from torch import Tensor
 
 from speechlm.errors import InputError
@@ -46,8 +46,8 @@ def test_decoding_undoes_encoding(
     sequence = layout.encode(vocabulary, content)
     assert sequence.num_rows == layout.num_rows
     assert_same(layout.decode(vocabulary, sequence.ids), expected(case, content))
-    for row, allowed in zip(sequence.ids, layout.row_ids(vocabulary), strict=True):
-        assert torch.isin(row, allowed).all()
+    for row, known in zip(sequence.ids, layout.row_ids(vocabulary), strict=True):
+        assert torch.isin(row, known).all()
 
 
 @EVERY
@@ -84,7 +84,7 @@ def replay(layout: Layout, vocabulary: Vocabulary, prompt: Prompt, columns: Tens
     last = columns.shape[1] - 1
     for at, column in enumerate(columns.T.tolist()):
         assert state is not None
-        mask = grammar.masks[grammar.mask_of(state)]
+        mask = allowed(grammar, state, layout.num_rows)
         for row, id_ in enumerate(column):
             known = int(prompt.given[row, at]) if at < prompt.given.shape[1] else -1
             assert id_ == known if known >= 0 else bool(mask[row, id_]), (at, row, state)
@@ -138,7 +138,7 @@ def test_whatever_the_grammar_lets_pass_can_be_read(
     generator = torch.Generator().manual_seed(seed)
     columns = []
     while state is not None and len(columns) < 25:
-        likely = grammar.masks[grammar.mask_of(state)].float()
+        likely = allowed(grammar, state, layout.num_rows).float()
         likely[:, : vocabulary.first_text] *= 3  # ends and marks, so that walks come to them
         column = torch.multinomial(likely, 1, generator=generator)[:, 0]
         if len(columns) < prompt.given.shape[1]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from layout_cases import allowed
 from torch import Tensor
 
 from speechlm.errors import ConfigError, InputError
@@ -125,8 +126,8 @@ def test_a_prompt_may_ask_for_the_other_kind() -> None:
     prompt = layout.prompt(vocabulary, content)
     assert prompt.ids[0, -1] == vocabulary.text
     grammar = layout.grammar(vocabulary)
-    (allowed,) = grammar.masks[grammar.mask_of(prompt.state)]
-    assert allowed.nonzero().flatten().tolist() == list(vocabulary.text_range)
+    (mask,) = allowed(grammar, prompt.state, 1)
+    assert mask.nonzero().flatten().tolist() == list(vocabulary.text_range)
     written = torch.tensor([[vocabulary.first_text + 3, vocabulary.end]])
     read = layout.read(vocabulary, prompt, written)
     assert read["text"].tolist() == [3]

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_lm import small_lm
 
 from speechlm.errors import ConfigError
 from speechlm.model import fast_linear as kernels
 from speechlm.model.fast import prepare
 from speechlm.model.fast_linear import ROWS_ONE_BY_ONE, Int8Linear, PackedLinear, fast_linear
-from tests.helpers.small_lm import small_lm
 
 
 def linear(num_in: int, num_out: int, *, bias: bool, seed: int = 0) -> torch.nn.Linear:
