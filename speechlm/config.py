@@ -259,6 +259,10 @@ class VocoderConfig:
     """A trained one's folder, or a bundle's."""
 
 
+LEAST_TEMPERATURE = 1e-3
+"""Below, scores divided by it overflow; 0 is what is meant."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingConfig:
     """How the next unit is drawn."""
@@ -282,15 +286,22 @@ class SamplingConfig:
     outlast the model's context. 0: it ends there."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if self.temperature != 0 and not LEAST_TEMPERATURE <= self.temperature <= 1000:
             raise ConfigError(
-                "expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got "
-                f"{self.temperature}, {self.top_k} and {self.top_p}"
+                f"expected temperature 0, or {LEAST_TEMPERATURE} to 1000, got {self.temperature}"
             )
-        if not 0 <= self.min_p < 1 or self.repetition_penalty < 1 or self.guidance < 0:
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ConfigError(
-                "expected 0 <= min_p < 1, repetition_penalty >= 1 and guidance >= 0, got "
-                f"{self.min_p}, {self.repetition_penalty} and {self.guidance}"
+                f"expected top_k >= 0 and 0 < top_p <= 1, got {self.top_k} and {self.top_p}"
+            )
+        if not (
+            0 <= self.min_p < 1
+            and 1 <= self.repetition_penalty <= 100
+            and 0 <= self.guidance <= 100
+        ):
+            raise ConfigError(
+                "expected 0 <= min_p < 1, 1 <= repetition_penalty <= 100 and 0 <= guidance <= 100, "
+                f"got {self.min_p}, {self.repetition_penalty} and {self.guidance}"
             )
         at_least(0, "generate.window", self.window)
         at_least(1, "generate.max_units", self.max_units)

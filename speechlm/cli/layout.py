@@ -7,6 +7,7 @@ columns are its positions, u0:3 is stream 0 of frame 3, t:3 is text token 3, a d
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def run(args: Namespace) -> None:
         for name in LAYOUTS:
             console.print(f"{name:<{width}}  {described(name)[0]}", markup=False)
         return
-    if args.frames < 0 or args.tokens < 0 or args.frame_rate <= 0:
+    if args.frames < 0 or args.tokens < 0 or not 0 < args.frame_rate < math.inf:
         raise InputError("expected 0 or more frames and tokens, and a frame rate above 0")
     options = dict(option(word) for word in args.options)
     if args.delays is not None:

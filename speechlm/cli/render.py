@@ -163,7 +163,10 @@ def _render_one(model: SpeechLM, job: Job, speak: Speak, first_sound: FirstSound
     made = speak(model, wave)
     spent_s = time.perf_counter() - start
     if not made.numel():
-        raise AudioError(f"{job.recording.source}: the model ended at once, without a sound")
+        raise AudioError(
+            f"{job.recording.source}: the model ended without a sound; where it writes text first, "
+            "--max-units may be too few"
+        )
     save_audio(job.target, made, model.sample_rate)
     duration_s = made.numel() / model.sample_rate
     latency = ""

@@ -118,7 +118,8 @@ class Engine:
         """Get an LM ready to decode.
 
         Args:
-            lm: Its decoder's weights must not change from now on.
+            lm: Its decoder's weights must not change as long as this engine runs; a later one
+                takes them as they are then.
             num_positions: LM positions that all running sequences hold together.
             max_batch: Sequences that run at once; further ones wait.
             weights: As :func:`speechlm.model.fast.prepare` takes them.
@@ -148,7 +149,8 @@ class Engine:
                     ready.head, self._row_ids[0], ready.barriers[0], self._tolerance, record
                 )
         self._max_batch = max_batch
-        self._waiting: deque[tuple[Request, list[int]]] = deque()
+        self._waiting: deque[tuple[Request, dict[int, int]]] = deque()
+        """Requests, and the seed of each ticket that is not cancelled."""
         self._reading: deque[list[_Sample]] = deque()
         """Groups of samples whose common prompt is being read."""
         self._running: list[_Sample] = []
@@ -163,22 +165,22 @@ class Engine:
         """Queue a request; gives a ticket a sample.
 
         Raises:
-            InputError: The prompt has other rows than the layout, leaves no room within the
-                context, or is larger than the whole cache; or guidance lacks its prompt.
+            InputError: A prompt has other rows than the layout, ids outside of the vocabulary,
+                leaves no room within the context, or is larger than the whole cache; guidance
+                lacks its prompt; or there is no seed, or one that is no number of 64 bits.
         """
         self._check(request)
-        tickets = list(range(self._next_ticket, self._next_ticket + len(request.seeds)))
-        self._next_ticket += len(tickets)
-        self._waiting.append((request, tickets))
-        return tickets
+        first = self._next_ticket
+        self._next_ticket += len(request.seeds)
+        tickets = range(first, self._next_ticket)
+        self._waiting.append((request, dict(zip(tickets, request.seeds, strict=True))))
+        return list(tickets)
 
     def cancel(self, ticket: int) -> None:
         """Forget a sample, wherever it stands; a ticket that has ended is let pass."""
-        for request, tickets in list(self._waiting):
-            if ticket in tickets:
-                tickets.remove(ticket)
-                if not tickets:
-                    self._waiting = deque(w for w in self._waiting if w[0] is not request)
+        for _, tickets in self._waiting:
+            tickets.pop(ticket, None)
+        self._waiting = deque(waiting for waiting in self._waiting if waiting[1])
         for group in [*self._reading, self._running]:
             for sample in [sample for sample in group if sample.ticket == ticket]:
                 group.remove(sample)
@@ -221,6 +223,8 @@ class Engine:
 
         Other requests go on beside it, but what they draw is lost: for one caller alone.
         """
+        if len(request.seeds) != 1:
+            raise InputError(f"expected one seed to run alone, got {len(request.seeds)}")
         (ticket,) = self.add(request)
         try:
             while True:
@@ -237,7 +241,12 @@ class Engine:
             raise InputError(
                 f"guidance {request.sampling.guidance} needs an unconditioned prompt, got none"
             )
-        check_prompt(self.lm, request.prompt, window=request.sampling.window)
+        for prompt in _prompts(request):
+            check_prompt(self.lm, prompt, window=request.sampling.window)
+        if not request.seeds or not all(-(2**63) <= seed < 2**64 for seed in request.seeds):
+            raise InputError(
+                f"expected a seed a sample, whole numbers of 64 bits, got {list(request.seeds)}"
+            )
         needed = sum(
             self._capacity(prompt, request.sampling) for prompt in _prompts(request)
         ) * len(request.seeds)
@@ -271,14 +280,13 @@ class Engine:
                         return
                     regions.append(region)
             self._waiting.popleft()
-            offset = len(request.seeds) - len(tickets)  # samples cancelled while they waited
             state = request.prompt.state
             self._reading.append(
                 [
                     _Sample(
                         ticket=ticket,
                         request=request,
-                        generator=torch.Generator().manual_seed(request.seeds[offset + index]),
+                        generator=torch.Generator().manual_seed(seed),
                         branches=[
                             _Branch(prompt=prompt.ids, region=region)
                             for prompt, region in zip(
@@ -288,7 +296,7 @@ class Engine:
                         state=self._grammar.start if state is None else state,
                         seen=self._nothing_seen(request.sampling),
                     )
-                    for index, ticket in enumerate(tickets)
+                    for index, (ticket, seed) in enumerate(tickets.items())
                 ]
             )
 
@@ -515,21 +523,29 @@ class _Ready:
     dtype: torch.dtype
 
 
-_READY: WeakKeyDictionary[UnitLM, dict[tuple[Weights, torch.device], _Ready]] = WeakKeyDictionary()
+_Stamp = tuple[tuple[int, int], ...]
+_READY: WeakKeyDictionary[UnitLM, dict[tuple[Weights, torch.device], tuple[_Stamp, _Ready]]] = (
+    WeakKeyDictionary()
+)
 
 
 def _get_ready(lm: UnitLM, weights: Weights) -> _Ready:
-    """Prepare an LM once, however many engines it gets."""
+    """Prepare an LM once, however many engines it gets, until its weights change."""
     known = _READY.setdefault(lm, {})
     key = (weights, lm.device)
-    if key not in known:
+    # Where each tensor lies, and how often it was written to.
+    stamp = tuple(
+        (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+        for tensor in lm.decoder.parameters()
+    )
+    if key not in known or known[key][0] != stamp:
         decoder = prepare(lm.decoder, weights)
         row_ids = lm.layout.row_ids(lm.vocabulary)
         head = joined_head(lm.decoder if weights == "int8" else decoder, row_ids)
         if isinstance(head, nn.Linear):
             head = fast_linear(head, weights)
         grammar = lm.layout.grammar(lm.vocabulary)
-        known[key] = _Ready(
+        ready = _Ready(
             decoder=decoder,
             sampler=RowSampler(decoder, row_ids, head),
             head=head,
@@ -540,14 +556,16 @@ def _get_ready(lm: UnitLM, weights: Weights) -> _Ready:
             ],
             dtype=decoder.model.embed_tokens.weight.dtype,
         )
-    return known[key]
+        known[key] = stamp, ready
+    return known[key][1]
 
 
 def check_prompt(lm: UnitLM, prompt: Prompt, *, window: int = 0) -> None:
     """Refuse a prompt that the LM cannot go on from.
 
     Raises:
-        InputError: Other rows than the layout's, empty, or no room within the context.
+        InputError: Other rows than the layout's, ids outside of the vocabulary, empty, or no room
+            within the context.
     """
     limit = lm.decoder.config.max_positions
     rows = lm.layout.num_rows
@@ -556,19 +574,22 @@ def check_prompt(lm: UnitLM, prompt: Prompt, *, window: int = 0) -> None:
             f"expected a prompt [{rows}, S], as the layout {lm.layout.name!r} has rows, "
             f"got {list(prompt.ids.shape)}"
         )
+    if bool(((prompt.ids < 0) | (prompt.ids >= lm.vocabulary.size)).any()):
+        raise InputError(f"expected ids in 0..{lm.vocabulary.size - 1} in a prompt, got others")
+    said = f"model.max_positions is {limit}"
     if window:
         if lm.decoder.config.position not in ("rope", "none"):
             raise InputError(
                 "a window that moves needs rotary positions, the LM has "
                 f"{lm.decoder.config.position} ones; set generate.window=0"
             )
-        limit = min(window, limit)
+        limit, said = min((window, f"the window is {window}"), (limit, said))
         if limit < 4 * SINKS:
             raise InputError(f"expected a window of at least {4 * SINKS} positions, got {window}")
     if not 1 <= len(prompt) < limit:
         raise InputError(
-            f"expected a prompt of 1 to {limit - 1} LM positions (model.max_positions is {limit}), "
-            f"got {len(prompt)}; give a shorter recording"
+            f"expected a prompt of 1 to {limit - 1} LM positions ({said}), got {len(prompt)}; "
+            "give a shorter recording"
         )
 
 

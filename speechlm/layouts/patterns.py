@@ -23,6 +23,9 @@ from speechlm.errors import ConfigError
 from speechlm.layouts.plan import END, PAD, Plan, Rules, blank
 from speechlm.layouts.vocabulary import Vocabulary
 
+MOST_DELAY = 4096
+"""Columns; a delay is a few of them, and all are laid out."""
+
 
 class Pattern(Protocol):
     """Where the cells of codes [K, F] go."""
@@ -74,9 +77,9 @@ class Delays:
     delays: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.delays or min(self.delays) < 0:
+        if not self.delays or not 0 <= min(self.delays) <= max(self.delays) <= MOST_DELAY:
             raise ConfigError(
-                f"expected a delay of 0 or more columns a stream, got {list(self.delays)}"
+                f"expected a delay of 0 to {MOST_DELAY} columns a stream, got {list(self.delays)}"
             )
 
     @property

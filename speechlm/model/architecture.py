@@ -6,6 +6,7 @@ run's configuration does not show: they come with a text LM's weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from speechlm.config import ModelShape
 from speechlm.errors import ConfigError
+from speechlm.settings import at_least
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +45,15 @@ class RopeScaling:
     """yarn: round the ramp's ends to whole dimensions."""
 
     def __post_init__(self) -> None:
-        if self.factor < 1:
+        if not 1 <= self.factor < math.inf:
             raise ConfigError(f"a rope scaling factor must be at least 1, got {self.factor}")
         if self.kind != "linear" and self.original_max_positions < 1:
             raise ConfigError(f"rope scaling {self.kind!r} needs original_max_positions, got none")
+        if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise ConfigError(
+                "expected low_freq_factor above 0 and below high_freq_factor, got "
+                f"{self.low_freq_factor} and {self.high_freq_factor}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +160,15 @@ class DecoderConfig(ModelShape):
     def __post_init__(self) -> None:
         if self.vocab_size < 1:
             raise ConfigError(f"expected a vocabulary of at least 1 id, got {self.vocab_size}")
+        sizes = ("num_layers", "model_dim", "num_heads", "num_kv_heads", "ffn_dim", "max_positions")
+        for name in sizes:
+            at_least(1, f"model.{name}", getattr(self, name))
+        if not 0 <= self.norm_eps < 1:
+            raise ConfigError(f"expected norm_eps of 0 or more, below 1, got {self.norm_eps}")
+        if not 1 < self.rope_theta < math.inf:
+            raise ConfigError(f"expected rope_theta above 1, got {self.rope_theta}")
+        if self.sliding_window is not None:
+            at_least(1, "sliding_window", self.sliding_window)
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"num_heads ({self.num_heads}) must be a multiple of num_kv_heads "

@@ -69,6 +69,8 @@ def from_hf(
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise CheckpointError(f"{path} holds a value that cannot be used: {error}") from error
     weights = {
         name: tensor.to(device=device, dtype=dtype, copy=True)
         for name, tensor in _read_weights(folder, family, decoder)
@@ -234,6 +236,10 @@ def _read_weights(folder: Path, family: Family, decoder: Decoder) -> Iterator[tu
         if list(tensor.shape) != shape:
             raise CheckpointError(
                 f"{path}: {given} is {list(tensor.shape)}, but {CONFIG_NAME} asks for {shape}"
+            )
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{path}: expected {given} to be floating-point, got {tensor.dtype}"
             )
         return tensor
 

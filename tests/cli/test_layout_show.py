@@ -70,6 +70,8 @@ def test_options_and_rates_are_heeded(capsys: pytest.CaptureFixture[str]) -> Non
         (["flat", "collapse"], "expected an option as key=value, got 'collapse'"),
         (["flat", "collapse=[1"], "cannot read the value of 'collapse=[1'"),
         (["flat", "--frames", "-1"], "0 or more frames"),
+        (["flat", "--frame-rate", "nan"], "a frame rate above 0"),
+        (["delay", "delays=[0,1000000]", "-k", "2"], "a delay of 0 to 4096 columns a stream"),
     ],
 )
 def test_what_cannot_be_shown_is_said_in_one_line(

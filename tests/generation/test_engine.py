@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from speechlm.generation import engine as engine_module
 from speechlm.generation.engine import Engine, Request
 from speechlm.generation.generate import generate, generate_stream
 from speechlm.layouts.grid import Prompt
+from speechlm.model.fast_linear import Weights
 from speechlm.model.unit_lm import UnitLM
 
 SAMPLINGS = [
@@ -205,6 +208,39 @@ def test_a_cancelled_sample_frees_its_place() -> None:
     assert columns == [(second, column) for column in expected]
 
 
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+def test_cancelling_a_sample_that_waits_leaves_the_others_their_seeds(cancelled: int) -> None:
+    lm = shared_lm()
+    (prompt,) = prompts_for(lm, [5])
+    sampling = SamplingConfig(max_units=8, temperature=1.5)
+    engine = Engine(lm, num_positions=128)
+    tickets = engine.add(Request(prompt=prompt, sampling=sampling, seeds=(3, 4, 5)))
+    engine.cancel(tickets[cancelled])
+    outputs: dict[int, list[list[int]]] = {ticket: [] for ticket in tickets}
+    while engine.busy:
+        for drawn in engine.step():
+            outputs[drawn.ticket].append(list(drawn.column))
+    for at, (seed, columns) in enumerate(zip((3, 4, 5), outputs.values(), strict=True)):
+        expected = generate(lm, [prompt], sampling, [seed])[0].T.tolist()
+        assert columns == ([] if at == cancelled else expected)
+
+
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_a_new_engine_takes_weights_that_have_changed(weights: Weights) -> None:
+    lm = small_lm()
+    (prompt,) = prompts_for(lm, [5])
+    sampling = SamplingConfig(max_units=12)
+    before = generate(lm, [prompt], sampling, [0], weights=weights)[0]
+    assert all(parameter.requires_grad for parameter in lm.decoder.parameters())
+    with torch.no_grad():
+        for parameter in lm.decoder.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.3)
+    after = generate(lm, [prompt], sampling, [0], weights=weights)[0]
+    afresh = UnitLM(copy.deepcopy(lm.decoder), lm.vocabulary, lm.layout)
+    assert torch.equal(after, generate(afresh, [prompt], sampling, [0], weights=weights)[0])
+    assert not torch.equal(after, before)
+
+
 def test_requests_that_cannot_run_are_refused() -> None:
     lm = shared_lm()
     prompts = prompts_for(lm, [4, 70])
@@ -218,4 +254,21 @@ def test_requests_that_cannot_run_are_refused() -> None:
     two = Prompt(ids=prompts[0].ids.expand(2, -1), given=prompts[0].ids[:, :0])
     with pytest.raises(InputError, match=r"a prompt \[1, S\].* got \[2, 6\]"):
         engine.add(Request(prompt=two))
+    guided = SamplingConfig(guidance=2.0, max_units=2)
+    empty = Prompt(ids=prompts[0].ids[:, :0], given=prompts[0].ids[:, :0])
+    for other, said in ((two, r"a prompt \[1, S\]"), (empty, "got 0"), (prompts[1], "got 72")):
+        with pytest.raises(InputError, match=said):
+            engine.add(Request(prompt=prompts[0], sampling=guided, unconditioned=other))
+    strange = Prompt(ids=prompts[0].ids + 1000, given=prompts[0].ids[:, :0])
+    with pytest.raises(InputError, match=r"expected ids in 0\.\.\d+ in a prompt"):
+        engine.add(Request(prompt=strange))
+    for seeds in ((), (2**64,)):
+        with pytest.raises(InputError, match="expected a seed a sample, whole numbers of 64 bits"):
+            engine.add(Request(prompt=prompts[0], seeds=seeds))
+    with pytest.raises(InputError, match="expected one seed to run alone, got 2"):
+        next(engine.run(Request(prompt=prompts[0], seeds=(1, 2))))
+    narrow = SamplingConfig(window=20, max_units=4)
+    (long,) = prompts_for(lm, [30])
+    with pytest.raises(InputError, match=r"1 to 19 LM positions \(the window is 20\)"):
+        engine.add(Request(prompt=long, sampling=narrow))
     assert not engine.busy

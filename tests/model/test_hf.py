@@ -173,6 +173,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "config no JSON": (write("config.json", "{"), r"config\.json cannot be read"),
     "config a list": (write("config.json", "[]"), r"config\.json: expected keys and values"),
     "architecture": (edit_config(model_type="mamba2"), "'mamba2'; known: llama, .*gpt_neox"),
+    "no heads": (edit_config(num_key_value_heads=0), "model.num_kv_heads must be at least 1"),
+    "no layers": (edit_config(num_hidden_layers=0), "model.num_layers must be at least 1"),
+    "no theta": (edit_config(rope_theta=1), "expected rope_theta above 1, got 1"),
+    "no epsilon": (edit_config(rms_norm_eps=-1), "expected norm_eps of 0 or more"),
+    "strange activation": (edit_config(hidden_act=["silu"]), "a value that cannot be used"),
+    "yarn from nothing": (
+        edit_config(rope_scaling={"rope_type": "yarn", "original_max_position_embeddings": 0}),
+        r"config\.json",
+    ),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),
         r"holds neither model\.safetensors nor",
