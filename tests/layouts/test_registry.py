@@ -46,7 +46,7 @@ def test_the_numbers_of_streams_that_papers_name() -> None:
         ("grouped", {"size": 2.5}, 1, r"size as a whole number, got 2\.5"),
         ("grouped", {"size": 0}, 1, r"at least 1 unit, got 0"),
         ("delay", {"delays": 1}, 2, r"delays as a list of whole numbers, got 1"),
-        ("delay", {"delays": [0, -1]}, 2, r"0 or more columns a stream, got \[0, -1\]"),
+        ("delay", {"delays": [0, -1]}, 2, r"0 to 4096 columns a stream, got \[0, -1\]"),
         ("delay", {"delays": [1, 2]}, 2, r"a stream without delay.*take 1 off"),
         ("delay", {"delays": [0]}, 2, r"expected 2 delays, got 1"),
         ("coarse-first", {"stages": [0, 1]}, 2, r"stages as lists of whole numbers"),
