@@ -16,7 +16,6 @@ import functools
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,16 @@ from torch import Tensor, nn
 from speechlm.config import SamplingConfig
 from speechlm.errors import InputError
 from speechlm.generation.graphs import GreedyHead, StaticReader, recorder_for
+from speechlm.generation.ready import get_ready
+from speechlm.generation.request import (
+    MAX_BATCH,
+    SINKS,
+    Request,
+    capacity_of,
+    check_request,
+    positions_of,
+    prompts_of,
+)
 from speechlm.generation.sampling import (
     BFLOAT16_TOLERANCE,
     TOLERANCE,
@@ -31,37 +40,14 @@ from speechlm.generation.sampling import (
     penalize,
     seeded_noise,
 )
-from speechlm.layouts.grid import Prompt
 from speechlm.model.cache import BLOCK, KVCache, Region
-from speechlm.model.decoder import Decoder
-from speechlm.model.fast import prepare
-from speechlm.model.fast_linear import Weights, fast_linear
-from speechlm.model.heads import RowSampler, joined_head, local_ids
+from speechlm.model.fast_linear import Weights
+from speechlm.model.heads import local_ids
 from speechlm.model.unit_lm import UnitLM
 
-MAX_BATCH = 64
-"""Sequences decoded at once."""
 PREFILL_CHUNK = 512
 """Positions of a prompt that are read in one step, counted from the prompt's own start."""
-SINKS = 4
-"""First positions that a full context never forgets."""
 GREEDY = SamplingConfig(temperature=0.0)
-CACHE_BYTES = 2**30
-"""Memory of keys and values that :func:`positions_for` does not go beyond."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Request:
-    """What to continue, and how."""
-
-    prompt: Prompt
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    seeds: tuple[int, ...] = (0,)
-    """One a sample; the prompt is read once for all of them."""
-    unconditioned: Prompt | None = None
-    """What guidance leads away from; needed when ``sampling.guidance`` is not 1."""
-    stop: tuple[tuple[int, ...], ...] = ()
-    """Runs of ids in row 0 that end a sample once they have come."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -127,7 +113,7 @@ class Engine:
             weights: As :func:`speechlm.model.fast.prepare` takes them.
         """
         self.lm = lm
-        ready = _get_ready(lm, weights)
+        ready = get_ready(lm, weights)
         self._decoder = ready.decoder
         self._sampler = ready.sampler
         self._row_ids = ready.row_ids
@@ -244,19 +230,8 @@ class Engine:
             self.cancel(ticket)
 
     def _check(self, request: Request) -> None:
-        if request.sampling.guidance != 1 and request.unconditioned is None:
-            raise InputError(
-                f"guidance {request.sampling.guidance} needs an unconditioned prompt, got none"
-            )
-        for prompt in _prompts(request):
-            check_prompt(self.lm, prompt, window=request.sampling.window)
-        if not request.seeds or not all(-(2**63) <= seed < 2**64 for seed in request.seeds):
-            raise InputError(
-                f"expected a seed a sample, whole numbers of 64 bits, got {list(request.seeds)}"
-            )
-        needed = sum(
-            self._capacity(prompt, request.sampling) for prompt in _prompts(request)
-        ) * len(request.seeds)
+        check_request(self.lm, request)
+        needed = positions_of(self.lm, request)
         if needed > self._num_positions:
             raise InputError(
                 f"expected a request of at most {self._num_positions} LM positions in all "
@@ -267,20 +242,17 @@ class Engine:
                 f"expected at most {self._max_batch} samples, got {len(request.seeds)}"
             )
 
-    def _capacity(self, prompt: Prompt, sampling: SamplingConfig) -> int:
-        return -(-capacity_of(self.lm, prompt, sampling) // BLOCK) * BLOCK
-
     def _admit(self) -> None:
         while self._waiting:
             request, tickets = self._waiting[0]
             count = len(self._running) + sum(map(len, self._reading)) + len(tickets)
             if count > self._max_batch and (self._running or self._reading):
                 return
-            prompts = _prompts(request)
+            prompts = prompts_of(request)
             regions: list[Region] = []
             for _ in tickets:
                 for prompt in prompts:
-                    region = self._cache.reserve(self._capacity(prompt, request.sampling))
+                    region = self._cache.reserve(capacity_of(self.lm, prompt, request.sampling))
                     if region is None:  # it waits until others have ended
                         for taken in regions:
                             self._cache.release(taken)
@@ -514,120 +486,6 @@ class _Guides:
         """Go from the unconditioned scores towards the others and beyond: [samples, V]."""
         free = scores[self._lasts]
         return free + self._scales * (scores[self.firsts] - free)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Ready:
-    """What all engines of one LM share."""
-
-    decoder: Decoder
-    sampler: RowSampler
-    row_ids: tuple[Tensor, ...]
-    barriers: list[Tensor]
-    """Added to scores: 0 where an id may come in a row, else -inf; R tensors float32 [M, V_r]."""
-    head: nn.Module | None
-    """From the body's state to the rows that it predicts itself."""
-    dtype: torch.dtype
-
-
-_Stamp = tuple[tuple[int, int], ...]
-_READY: WeakKeyDictionary[UnitLM, dict[tuple[Weights, torch.device], tuple[_Stamp, _Ready]]] = (
-    WeakKeyDictionary()
-)
-
-
-def _get_ready(lm: UnitLM, weights: Weights) -> _Ready:
-    """Prepare an LM once, however many engines it gets, until its weights change."""
-    known = _READY.setdefault(lm, {})
-    key = (weights, lm.device)
-    # Where each tensor lies, and how often it was written to.
-    stamp = tuple(
-        (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
-        for tensor in lm.decoder.parameters()
-    )
-    if key not in known or known[key][0] != stamp:
-        decoder = prepare(lm.decoder, weights)
-        row_ids = lm.layout.row_ids(lm.vocabulary)
-        head = joined_head(lm.decoder if weights == "int8" else decoder, row_ids)
-        if isinstance(head, nn.Linear):
-            head = fast_linear(head, weights)
-        grammar = lm.layout.grammar(lm.vocabulary)
-        ready = _Ready(
-            decoder=decoder,
-            sampler=RowSampler(decoder, row_ids, head),
-            head=head,
-            row_ids=row_ids,
-            barriers=[
-                torch.where(grammar.masks_of(row)[:, ids], 0.0, -torch.inf).to(lm.device)
-                for row, ids in enumerate(row_ids)
-            ],
-            dtype=decoder.model.embed_tokens.weight.dtype,
-        )
-        known[key] = stamp, ready
-    return known[key][1]
-
-
-def check_prompt(lm: UnitLM, prompt: Prompt, *, window: int = 0) -> None:
-    """Refuse a prompt that the LM cannot go on from.
-
-    Raises:
-        InputError: Other rows than the layout's, ids outside of the vocabulary, empty, or no room
-            within the context.
-    """
-    limit = lm.decoder.config.max_positions
-    rows = lm.layout.num_rows
-    if prompt.ids.ndim != 2 or prompt.ids.shape[0] != rows:
-        raise InputError(
-            f"expected a prompt [{rows}, S], as the layout {lm.layout.name!r} has rows, "
-            f"got {list(prompt.ids.shape)}"
-        )
-    if bool(((prompt.ids < 0) | (prompt.ids >= lm.vocabulary.size)).any()):
-        raise InputError(f"expected ids in 0..{lm.vocabulary.size - 1} in a prompt, got others")
-    said = f"model.max_positions is {limit}"
-    if window:
-        if lm.decoder.config.position not in ("rope", "none"):
-            raise InputError(
-                "a window that moves needs rotary positions, the LM has "
-                f"{lm.decoder.config.position} ones; set generate.window=0"
-            )
-        limit, said = min((window, f"the window is {window}"), (limit, said))
-        if limit < 4 * SINKS:
-            raise InputError(f"expected a window of at least {4 * SINKS} positions, got {window}")
-    if not 1 <= len(prompt) < limit:
-        raise InputError(
-            f"expected a prompt of 1 to {limit - 1} LM positions ({said}), got {len(prompt)}; "
-            "give a shorter recording"
-        )
-
-
-def capacity_of(lm: UnitLM, prompt: Prompt, sampling: SamplingConfig) -> int:
-    """LM positions that a prompt and its continuation fill at most."""
-    limit = lm.decoder.config.max_positions
-    limit = min(sampling.window, limit) if sampling.window else limit
-    return min(len(prompt) + sampling.max_units, limit)
-
-
-def positions_for(lm: UnitLM, requests: Sequence[Request], max_batch: int = MAX_BATCH) -> int:
-    """A cache for the largest requests that may run at once, within :data:`CACHE_BYTES`."""
-    sizes = [
-        len(request.seeds)
-        * sum(
-            -(-capacity_of(lm, prompt, request.sampling) // BLOCK) * BLOCK
-            for prompt in _prompts(request)
-        )
-        for request in requests
-    ]
-    config = lm.decoder.config
-    a_position = 8 * config.num_layers * config.num_kv_heads * config.head_dim
-    wanted = sum(sorted(sizes)[-max_batch:])
-    return max(min(wanted, CACHE_BYTES // a_position), max(sizes, default=0))
-
-
-def _prompts(request: Request) -> list[Prompt]:
-    """The prompt, and the other one where guidance leads away from it."""
-    if request.sampling.guidance == 1 or request.unconditioned is None:
-        return [request.prompt]
-    return [request.prompt, request.unconditioned]
 
 
 def _most_probable(

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from speechlm.config import SamplingConfig
 from speechlm.errors import InputError
-from speechlm.generation.engine import MAX_BATCH, Engine, Request, check_prompt, positions_for
+from speechlm.generation.engine import Engine
+from speechlm.generation.request import MAX_BATCH, Request, check_request, positions_for
 from speechlm.layouts.grid import Prompt
 from speechlm.model.fast_linear import Weights
 from speechlm.model.unit_lm import UnitLM
@@ -52,8 +53,8 @@ def generate(
         Request(prompt=prompt, sampling=sampling, seeds=(seed,), unconditioned=unconditioned)
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
-    for prompt in prompts:
-        check_prompt(lm, prompt, window=sampling.window)
+    for request in requests:
+        check_request(lm, request)  # before any work is done for the others
     engine = Engine(
         lm, num_positions=positions_for(lm, requests), max_batch=MAX_BATCH, weights=weights
     )
@@ -85,6 +86,6 @@ def generate_stream(
         InputError: The prompt is empty or leaves no room within ``max_positions``.
     """
     request = Request(prompt=prompt, sampling=sampling, seeds=(seed,), unconditioned=unconditioned)
-    check_prompt(lm, prompt, window=sampling.window)
+    check_request(lm, request)
     engine = Engine(lm, num_positions=positions_for(lm, [request]), weights=weights)
     return engine.run(request)

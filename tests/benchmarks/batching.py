@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from transformers import Qwen2ForCausalLM
 
 from speechlm.config import SamplingConfig
-from speechlm.generation.engine import Engine, Request, positions_for
+from speechlm.generation.engine import Engine
+from speechlm.generation.request import Request, positions_for
 from speechlm.model.unit_lm import UnitLM
 
 NUM_REQUESTS = 16

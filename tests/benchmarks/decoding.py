@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from bench import Benchmark, Row, in_turns, read_rate, start
 from qwen import QUICK, SMALL, continue_with_transformers, make_pair, random_prompt, weights_read
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from speechlm.config import SamplingConfig
 from speechlm.generation.generate import generate
-from speechlm.model.fast import prepare
-from speechlm.model.fast_linear import Weights, fast_linear
-from speechlm.model.heads import joined_head
+from speechlm.layouts.grid import LMSequence
+from speechlm.model.fast_linear import Weights
+from speechlm.model.likelihood import score
 from speechlm.model.unit_lm import UnitLM
 
 KINDS: tuple[Weights, ...] = ("float32", "bfloat16", "int8")
@@ -107,32 +106,19 @@ def compare(bench: Benchmark, shape: dict[str, Any]) -> None:
         bench.add(Row(what=f"{size}: {kind}, loss in likelihood", value=loss, unit="nats/unit"))
 
 
-@torch.inference_mode()
 def likelihood_losses(lm: UnitLM, batch: int, length: int) -> dict[str, float]:
     """What other weights lose in likelihood on what the float32 LM speaks, nats a unit."""
     generator = torch.Generator().manual_seed(2)
     prompts = [random_prompt(lm, 8, generator) for _ in range(batch)]
     sampling = SamplingConfig(temperature=1.0, max_units=length)
     outputs = generate(lm, prompts, sampling, list(range(batch)))
-    ids = [torch.cat([p.ids, o], dim=1)[0] for p, o in zip(prompts, outputs, strict=True)]
-    means = {kind: likelihood(lm, ids, kind) for kind in KINDS}
+    ids = [torch.cat([p.ids, o], dim=1) for p, o in zip(prompts, outputs, strict=True)]
+    spoken = [LMSequence(ids=one, loss_weights=torch.ones(one.shape)) for one in ids]
+    means = {}
+    for kind in KINDS:
+        found = score(lm, spoken, weights=kind)
+        means[kind] = sum(one.total for one in found) / sum(one.num_units for one in found)
     return {kind: means["float32"] - means[kind] for kind in ("bfloat16", "int8")}
-
-
-def likelihood(lm: UnitLM, sequences: list[Tensor], weights: Weights) -> float:
-    """Mean log-likelihood of a unit, nats."""
-    decoder = prepare(lm.decoder, weights)
-    head = joined_head(
-        lm.decoder if weights == "int8" else decoder, lm.layout.row_ids(lm.vocabulary)
-    )
-    assert isinstance(head, nn.Linear)
-    head = fast_linear(head, weights)
-    total = count = 0.0
-    for ids in sequences:
-        scores = head(decoder.hidden(ids[None, :-1])[0]).float()
-        total -= float(F.cross_entropy(scores, ids[1:], reduction="sum"))
-        count += len(ids) - 1
-    return total / count
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from small_lm import shared_lm, small_lm
 from speechlm.config import SamplingConfig
 from speechlm.errors import InputError
 from speechlm.generation import engine as engine_module
-from speechlm.generation.engine import Engine, Request
+from speechlm.generation.engine import Engine
 from speechlm.generation.generate import generate, generate_stream
+from speechlm.generation.request import Request
 from speechlm.layouts.grid import Prompt
 from speechlm.model.fast_linear import Weights
 from speechlm.model.unit_lm import UnitLM

@@ -21,9 +21,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from speechlm.config import SamplingConfig
 from speechlm.errors import InputError
 from speechlm.generation import engine as engine_module
-from speechlm.generation import graphs
-from speechlm.generation.engine import Engine, Request
+from speechlm.generation import graphs, ready
+from speechlm.generation.engine import Engine
 from speechlm.generation.graphs import CudaRecorder, GreedyHead, Record, StaticReader, Work
+from speechlm.generation.request import Request
 from speechlm.generation.sampling import TOLERANCE, choose
 from speechlm.layouts.grid import Layout, Prompt
 from speechlm.layouts.vocabulary import Vocabulary
@@ -153,7 +154,7 @@ def is_tensor(value: object) -> bool:
 def plain_linears() -> Iterator[None]:
     """Linear layers as on a GPU."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (engine_module, fast):
+        for module in (ready, fast):
             patch.setattr(module, "fast_linear", lambda linear, weights: linear)
         yield
 
