@@ -27,6 +27,7 @@ from speechlm.generation.generate import generate, generate_stream
 from speechlm.layouts.grid import Prompt
 from speechlm.model.fast_linear import Weights
 from speechlm.model.unit_lm import UnitLM
+from speechlm.parts import CONFIG_NAME
 from speechlm.plugins import load_tokenizer, load_vocoder
 from speechlm.protocols import AudioTokenizer, Vocoder
 from speechlm.units import Units
@@ -292,8 +293,18 @@ def assemble(config: RunConfig) -> None:
     """Put a run's tokenizer, trained LM and vocoder together as its bundle."""
     tokenizer = load_tokenizer(config.tokenizer_path)
     lm = UnitLM.load(config.train_path / "lm")
-    vocoder = load_vocoder(config.vocoder.path or config.vocoder.name, tokenizer)
-    SpeechLM(tokenizer, lm, vocoder).save_pretrained(config.bundle_path)
+    SpeechLM(tokenizer, lm, choose_vocoder(config, tokenizer)).save_pretrained(config.bundle_path)
+
+
+def choose_vocoder(config: RunConfig, tokenizer: AudioTokenizer) -> Vocoder:
+    """A run's vocoder: the one that is named or was trained, else what the tokenizer names.
+
+    Raises:
+        PluginError: It must be trained first, or none is named for this tokenizer.
+    """
+    if (config.vocoder_path / CONFIG_NAME).is_file() or config.vocoder.path is not None:
+        return load_vocoder(config.vocoder_path, tokenizer)
+    return load_vocoder(config.vocoder.name, tokenizer)
 
 
 def _bundle_folder(folder_or_id: str | Path) -> Path:

@@ -188,8 +188,10 @@ class ModelConfig(ModelShape):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How ``speechlm train`` trains the unit LM on a unit store."""
+    """How ``speechlm train`` trains the unit LM, or a tokenizer or vocoder of one's own."""
 
+    part: Literal["unit-lm", "tokenizer", "vocoder"] = "unit-lm"
+    """What to train: the unit LM and a vocoder on a unit store, a tokenizer on a corpus."""
     max_steps: int = 2000
     batch_units: int = 8192
     """LM positions a batch on each process, padding included."""
@@ -250,13 +252,36 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentsConfig:
+    """What a step of training a tokenizer or vocoder hears."""
+
+    batch_size: int = 16
+    """Segments a batch on each process."""
+    duration_s: float = 1.0
+    """Length of a segment, s. Parts that take whole recordings get as many as fit into
+    ``batch_size`` times this."""
+    cache_gb: float = 1.0
+    """Memory for decoded recordings, so that each is read but once."""
+
+    def __post_init__(self) -> None:
+        at_least(1, "segments.batch_size", self.batch_size)
+        if not 0.01 <= self.duration_s <= 600:
+            raise ConfigError(
+                f"segments.duration_s must be within 0.01..600 s, got {self.duration_s}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class VocoderConfig:
     """Which vocoder goes into the bundle."""
 
-    name: str = "centroid-mel"
-    """A registered vocoder; ``speechlm list`` shows them."""
+    name: str = "auto"
+    """A registered vocoder; ``speechlm list`` shows them. ``auto``: the one that the tokenizer
+    names."""
     path: Path | None = None
     """A trained one's folder, or a bundle's."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The vocoder's own options when it is trained; its card lists them."""
 
 
 LEAST_TEMPERATURE = 1e-3
@@ -332,6 +357,7 @@ class RunConfig:
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    segments: SegmentsConfig = field(default_factory=SegmentsConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
     generate: SamplingConfig = field(default_factory=SamplingConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -357,7 +383,14 @@ class RunConfig:
 
     @property
     def train_path(self) -> Path:
-        return self.output / "train"
+        if self.train.part == "unit-lm":
+            return self.output / "train"
+        return self.output / f"train-{self.train.part}"
+
+    @property
+    def vocoder_path(self) -> Path:
+        """Where a trained vocoder is, or will be."""
+        return self.vocoder.path or self.output / "vocoder"
 
     @property
     def bundle_path(self) -> Path:

@@ -19,6 +19,8 @@ from speechlm.protocols import AudioTokenizer, Vocoder
 
 TOKENIZERS = "speechlm.tokenizers"
 VOCODERS = "speechlm.vocoders"
+AUTO = "auto"
+"""Instead of a vocoder's name: the one that the tokenizer names."""
 
 
 def available(group: str) -> dict[str, EntryPoint]:
@@ -73,12 +75,21 @@ def load_vocoder(name_or_folder: str | Path, tokenizer: AudioTokenizer | None = 
     """Load a vocoder from its folder or a bundle's, or build one by name for ``tokenizer``.
 
     Raises:
-        PluginError: Unknown name, or a name without a tokenizer.
+        PluginError: Unknown name, a name without a tokenizer, or ``auto`` where the tokenizer
+            names none.
         CheckpointError: The folder is missing, partial, or changed since it was saved.
     """
     folder = _part_folder(Path(name_or_folder), "vocoder")
     if folder is not None:
         return cast(Vocoder, plugin(VOCODERS, part_kind(folder)).load(folder))
+    if str(name_or_folder) == AUTO and tokenizer is not None:
+        name = getattr(tokenizer, "default_vocoder", None)
+        if name is None:
+            raise PluginError(
+                f"no vocoder renders units of {tokenizer.fingerprint!r} without training: train "
+                "one, 'speechlm train train.part=vocoder vocoder.name=unit-vocos', or name one"
+            )
+        return cast(Vocoder, plugin(VOCODERS, name).for_tokenizer(tokenizer))
     known = plugin(VOCODERS, str(name_or_folder))
     if tokenizer is None:
         raise PluginError(

@@ -38,14 +38,15 @@ def fit_tokenizer(config: RunConfig) -> None:
     kind = plugin(TOKENIZERS, config.tokenizer.name)
     if not hasattr(kind, "fit"):
         raise PluginError(
-            f"tokenizer {config.tokenizer.name!r} comes with its weights: nothing to fit"
+            f"tokenizer {config.tokenizer.name!r} is not fitted but trained: run "
+            f"'speechlm train train.part=tokenizer tokenizer.name={config.tokenizer.name}'"
         )
-    corpus = open_corpus(config.corpus_path)
-    chosen = _choose(corpus, config.seed)
-    sample_rate = kind.sample_rate
-    tokenizer = kind.fit(
-        _waves(chosen, sample_rate, config.corpus_path), config.tokenizer.options, config.seed
-    )
+    options = config.tokenizer.options
+    waves: Iterator[Tensor] = iter(())
+    if getattr(kind, "needs_corpus", lambda options: True)(options):
+        chosen = _choose(open_corpus(config.corpus_path), config.seed)
+        waves = _waves(chosen, kind.sample_rate, config.corpus_path)
+    tokenizer = kind.fit(waves, options, config.seed)
     tokenizer.save(folder)
     say(f"{folder}: {tokenizer.fingerprint}, {tokenizer.vocab_size} units")
 

@@ -79,6 +79,7 @@ class LogMelKMeans:
     num_codebooks = 1
     lookahead = logmel.LOOKAHEAD
     streaming: Literal["exact"] = "exact"
+    default_vocoder = "centroid-mel"
 
     def __init__(self, config: LogMelKMeansConfig, tensors: Mapping[str, Tensor]) -> None:
         self.config = config

@@ -27,7 +27,7 @@ from torch import Tensor
 from speechlm.config import build
 from speechlm.errors import FingerprintError, InputError, PluginError
 from speechlm.parts import fingerprint, load_part, save_part
-from speechlm.protocols import AudioTokenizer
+from speechlm.protocols import AudioTokenizer, Speaker
 from speechlm.units import Units
 from speechlm_tokenizers.logmel_kmeans import LogMelKMeans
 
@@ -84,14 +84,12 @@ class CentroidMel:
         return cls(config, tensors)
 
     def decode(
-        self, units: Sequence[Units], speaker: str | None = None, style: str | None = None
+        self, units: Sequence[Units], speaker: Speaker | None = None, style: str | None = None
     ) -> list[Tensor]:
         """Render a batch of any mix of lengths, see :class:`speechlm.protocols.Vocoder`.
 
         ``speaker`` and ``style`` must be None: the voice is the one the units were fitted on.
         """
-        if speaker is not None or style is not None:
-            raise InputError(f"vocoder {KIND!r} has one voice; expected no speaker and no style")
         for item in units:
             if item.fingerprint != self.tokenizer_fingerprint:
                 raise FingerprintError(
@@ -102,11 +100,13 @@ class CentroidMel:
                 )
         waves = []
         for item in units:
-            stream = self.stream()
+            stream = self.stream(speaker, style)
             waves.append(torch.cat([stream.push(item.expand().codes), stream.finish()]))
         return waves
 
-    def stream(self) -> CentroidMelStream:
+    def stream(self, speaker: Speaker | None = None, style: str | None = None) -> CentroidMelStream:
+        if speaker is not None or style is not None:
+            raise InputError(f"vocoder {KIND!r} has one voice; expected no speaker and no style")
         return CentroidMelStream(self)
 
     def magnitudes(self, neighbours: Tensor) -> Tensor:
