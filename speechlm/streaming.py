@@ -81,7 +81,8 @@ class Blocks:
         whole = held.shape[-1] // self._size * self._size
         # A copy: a view would keep all that was ever pushed.
         self._held = held[..., whole:].clone()
-        yield from held[..., :whole].split(self._size, dim=-1) if whole else ()
+        if whole:
+            yield from torch.split(held[..., :whole], self._size, dim=-1)
 
     def finish(self) -> tuple[Tensor, int] | None:
         """Give the last block, padded with zeros to its size, and how much of it is real."""
