@@ -78,6 +78,20 @@ def load_audio(
     return prepare(wave, file.samplerate, sample_rate, name=str(path))
 
 
+def measure_audio(path: Path) -> float:
+    """How long a recording is by its header, s.
+
+    Raises:
+        AudioError: There is no such file, or it is no audio.
+    """
+    try:
+        found = soundfile.info(os.fsencode(path))
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        reason = "no such file" if not path.exists() else f"not audio ({_reason(error)})"
+        raise AudioError(f"{path}: {reason}") from error
+    return float(found.frames / found.samplerate)
+
+
 def _reason(error: Exception) -> str:
     """What libsndfile says, without the name of the file again."""
     return str(error).rpartition(": ")[2].strip().rstrip(".")

@@ -180,7 +180,7 @@ def _try_fairseq2() -> tuple[str, str] | None:
     missing = _try("speechlm.training.train", "tensorboard")
     if missing:
         return missing
-    from speechlm.training.train import import_fairseq2
+    from speechlm.training.running import import_fairseq2
 
     try:
         with warnings.catch_warnings():

@@ -1,5 +1,9 @@
 """Train the unit language model on a unit store, then put the bundle together.
 
+With train.part=tokenizer or train.part=vocoder it trains that part instead, on the recordings
+of the corpus (a vocoder also on their units), and saves it to OUTPUT/tokenizer or
+OUTPUT/vocoder, where the other commands look for it.
+
 Checkpoints are written as it goes: a killed run resumes from the last one, with the losses
 that it would have had. The bundle (tokenizer, language model, vocoder) lands in OUTPUT/bundle.
 Needs fairseq2: pip install 'speechlm[train]'.
@@ -26,9 +30,17 @@ EXAMPLES = (
         "speechlm train configs/twist.yaml model.text_lm=FOLDER",
         "start from a text LM, here one that 'transformers' saved",
     ),
+    (
+        "speechlm train -o runs/mine train.part=vocoder vocoder.name=unit-vocos",
+        "a vocoder for the units that 'speechlm tokenize' made",
+    ),
+    (
+        "speechlm train -o runs/mine train.part=tokenizer tokenizer.name=causal-codec",
+        "a tokenizer on one's own recordings",
+    ),
     ("tensorboard --logdir runs/demo/train", "watch it"),
 )
-SECTIONS = ("train", "model", "layout", "vocoder", "tokenizer")
+SECTIONS = ("train", "model", "layout", "vocoder", "tokenizer", "segments")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,6 +48,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
+    if args.config.train.part != "unit-lm":
+        from speechlm.training.part_train import train_part
+
+        train_part(args.config)
+        is_tokenizer = args.config.train.part == "tokenizer"
+        print(args.config.tokenizer_path if is_tokenizer else args.config.vocoder_path)
+        return
     from speechlm.bundle import assemble
     from speechlm.training.train import train
 

@@ -73,6 +73,21 @@ class Recording:
         assert self.audio is not None
         return load_audio(self.audio, sample_rate, start_s=self.start_s, duration_s=self.duration_s)
 
+    def measure_s(self) -> float:
+        """How long it is by what its file says of itself, s, without reading it.
+
+        Raises:
+            AudioError: There is no such file, or it is no audio.
+        """
+        from speechlm.audio import measure_audio
+
+        if self.cut is not None:
+            return float(self.cut.duration)
+        if self.duration_s is not None:
+            return self.duration_s
+        assert self.audio is not None
+        return measure_audio(self.audio) - self.start_s
+
 
 class Corpus:
     """Recordings in a stable order, by position or by id."""

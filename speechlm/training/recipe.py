@@ -54,7 +54,7 @@ from speechlm.training.lora import add_lora
 from speechlm.training.muon import MuonAdamW
 from speechlm.training.objectives import Objective, next_column_objective
 from speechlm.training.reader import TrainReader, ValidReader
-from speechlm.training.recorder import RunRecorder, row_metrics
+from speechlm.training.recorder import RunRecorder, UnitLMWording, row_metrics
 from speechlm.training.sequences import SequenceSet
 from speechlm.training.start import Start
 
@@ -97,13 +97,20 @@ class RecipeSettings:
     gang: GangSection = field(default_factory=GangSection)
 
 
-def recipe_settings(config: RunConfig, dtype: torch.dtype) -> RecipeSettings:
-    """Say a run in fairseq2's words."""
+def unit_lm_settings(config: RunConfig, dtype: torch.dtype) -> RecipeSettings:
+    """Say a run that trains the unit LM in fairseq2's words."""
+    return recipe_settings(config, dtype, FAMILY, _optimizer_section(config.train))
+
+
+def recipe_settings(
+    config: RunConfig, dtype: torch.dtype, family: str, optimizer: OptimizerSection
+) -> RecipeSettings:
+    """What the training of any part has in common."""
     train = config.train
     warmup = min(train.warmup_steps, train.max_steps - 1)
     return RecipeSettings(
-        model=ModelSection(family=FAMILY, arch=ARCHITECTURE),
-        optimizer=_optimizer_section(train),
+        model=ModelSection(family=family, arch=ARCHITECTURE),
+        optimizer=optimizer,
         lr_scheduler=LRSchedulerSection(
             config=CosineAnnealingLRConfig(
                 cycle_len=train.max_steps - warmup,
@@ -227,6 +234,7 @@ class UnitLMRecipe(Recipe):
         def create_recorder(resolver: DependencyResolver) -> MetricRecorder:
             return RunRecorder(
                 self._config.train_path,
+                UnitLMWording(),
                 max_steps=self._config.train.max_steps,
                 report_every=self._config.train.report_every,
                 first_step=self._first_step,
@@ -290,12 +298,12 @@ class UnitLMTrainUnit(TrainUnit[UnitBatch]):
 
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
         _add_metrics(metric_bag, self._num_rows)
-        metric_bag.add("positions", Sum())
+        metric_bag.add("amount", Sum())
 
     def process_batch(self, batch: UnitBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
         objective = _objective(self._model, batch)
         _update_metrics(metric_bag, objective)
-        metric_bag.get("positions", Sum).update(batch.num_positions)
+        metric_bag.get("amount", Sum).update(batch.num_positions)
         # fairseq2 sums the second over batches and processes and divides gradients by it;
         # its annotation says int, but weights need not be whole numbers.
         return objective.losses.sum(), cast(int, float(objective.weights.sum()))

@@ -6,16 +6,17 @@ A line of ``metrics.jsonl`` is one step or one validation::
     {"split": "valid", "step": 20, "nll": 3.35, "accuracy": 0.26, "unit_perplexity": 28.5}
 
 ``nll`` is in nats a unit; ``seconds`` is how long the run has trained, over all its resumptions.
-A layout of several rows has the ``nll`` of each in ``row_nll``.
+A layout of several rows has the ``nll`` of each in ``row_nll``. A tokenizer or vocoder in training
+has the terms of its loss instead, by their names.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO, final
+from typing import Any, Protocol, TextIO, final
 
 from fairseq2.metrics.recorders import MetricRecorder
 from torch import Tensor
@@ -27,13 +28,81 @@ from speechlm.progress import say
 METRICS_NAME = "metrics.jsonl"
 
 
+class Wording(Protocol):
+    """What a kind of training reports."""
+
+    rate: str
+    """What its speed is called in a record."""
+
+    def values(self, category: str, numbers: Mapping[str, float]) -> dict[str, Any]:
+        """What a record of a step or a validation holds of what was measured."""
+        ...
+
+    def line(self, means: Mapping[str, float]) -> str:
+        """The values of some steps, or of a validation, for a person."""
+        ...
+
+
+@final
+class UnitLMWording:
+    """Of the unit LM."""
+
+    rate = "units_per_second"
+
+    def values(self, category: str, numbers: Mapping[str, float]) -> dict[str, Any]:
+        values: dict[str, Any] = {"nll": numbers["nll"], "accuracy": numbers["accuracy"]}
+        rows = [name for name in row_metrics(len(numbers)) if name in numbers]
+        if rows:
+            values["row_nll"] = [numbers[name] for name in rows]
+        if category != "train":
+            values["unit_perplexity"] = math.exp(min(numbers["nll"], 50.0))
+        return values
+
+    def line(self, means: Mapping[str, float]) -> str:
+        perplexity = means.get("unit_perplexity")
+        unit_perplexity = "" if perplexity is None else f"unit perplexity {perplexity:.2f}, "
+        return f"nll {means['nll']:.3f}, {unit_perplexity}accuracy {means['accuracy']:.3f}"
+
+
+@final
+class PartWording:
+    """Of a tokenizer or vocoder: the terms of its loss, whatever they are called."""
+
+    rate = "audio_seconds_per_second"
+
+    def values(self, category: str, numbers: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            name.removeprefix(TERM): value
+            for name, value in numbers.items()
+            if name.startswith(TERM)
+        }
+
+    def line(self, means: Mapping[str, float]) -> str:
+        return ", ".join(f"{name} {value:.4g}" for name, value in means.items())
+
+
+TERM = "term/"
+"""What marks a term of a part's loss among fairseq2's own metrics."""
+OWN = ("split", "step", "learning_rate", "grad_norm", "seconds")
+"""Keys of a record that are not its wording's."""
+
+
 @final
 class RunRecorder(MetricRecorder):
     """Records every step; opened when the first value comes, which is on rank 0 only."""
 
-    def __init__(self, folder: Path, *, max_steps: int, report_every: int, first_step: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        wording: Wording,
+        *,
+        max_steps: int,
+        report_every: int,
+        first_step: int,
+    ) -> None:
         """Record into ``folder``, whose records of ``first_step`` and later are void."""
         self._folder = folder
+        self._wording = wording
         self._max_steps = max_steps
         self._report_every = report_every
         self._first_step = first_step
@@ -44,22 +113,17 @@ class RunRecorder(MetricRecorder):
     def record_metric_values(
         self, category: str, values: Mapping[str, object], step_nr: int | None = None
     ) -> None:
-        numbers = {name: _number(value) for name, value in values.items()}
+        numbers = dict(_numbers(values))
         record: dict[str, Any] = {"split": category, "step": step_nr}
-        record |= {"nll": numbers["nll"], "accuracy": numbers["accuracy"]}
-        rows = [name for name in row_metrics(len(numbers)) if name in numbers]
-        if rows:
-            record["row_nll"] = [numbers[name] for name in rows]
+        record |= self._wording.values(category, numbers)
         if category == "train":
             spent = max(numbers["data_time"] + numbers["compute_time"], 1e-9)
             record |= {
                 "learning_rate": numbers["lr"],
                 "grad_norm": numbers["grad_norm"],
-                "units_per_second": numbers["positions"] / spent,
+                self._wording.rate: numbers["amount"] / spent,
                 "seconds": numbers["total_time"],
             }
-        else:
-            record["unit_perplexity"] = math.exp(min(numbers["nll"], 50.0))
         self._write(record)
         if category == "train":
             self._window.append(record)
@@ -88,27 +152,31 @@ class RunRecorder(MetricRecorder):
     def _report(self) -> None:
         last = self._window[-1]
         means = {
-            name: sum(record[name] for record in self._window) / len(self._window)
-            for name in ("nll", "accuracy", "grad_norm", "units_per_second")
+            name: sum(record.get(name, 0.0) for record in self._window) / len(self._window)
+            for name, value in last.items()
+            if isinstance(value, float) and name not in OWN
         }
+        rate = means.pop(self._wording.rate)
         pace = _pace(self._window)
         left = pace * (self._max_steps - last["step"])
+        unit = self._wording.rate.removesuffix("_per_second").replace("_", " ")
         say(
-            f"step {last['step']} of {self._max_steps}: nll {means['nll']:.3f}, "
-            f"accuracy {means['accuracy']:.3f}, {means['units_per_second']:,.0f} units/s, "
-            f"{_duration(left)} left"
+            f"step {last['step']} of {self._max_steps}: {self._wording.line(means)}, "
+            f"{rate:,.0f} {unit}/s, {_duration(left)} left"
         )
-        means["learning_rate"] = last["learning_rate"]
-        self._plot("train", means, last["step"])
+        grad_norm = sum(record["grad_norm"] for record in self._window) / len(self._window)
+        means |= {self._wording.rate: rate, "grad_norm": grad_norm}
+        self._plot("train", {**means, "learning_rate": last["learning_rate"]}, last["step"])
         self._window = []
 
     def _report_validation(self, record: dict[str, Any]) -> None:
-        say(
-            f"validation at step {record['step']}: nll {record['nll']:.3f}, "
-            f"unit perplexity {record['unit_perplexity']:.2f}, accuracy {record['accuracy']:.3f}"
-        )
-        names = ("nll", "accuracy", "unit_perplexity")
-        self._plot("valid", {name: record[name] for name in names}, record["step"])
+        values = {
+            name: value
+            for name, value in record.items()
+            if isinstance(value, float) and name not in OWN
+        }
+        say(f"validation at step {record['step']}: {self._wording.line(values)}")
+        self._plot("valid", values, record["step"])
 
     def _plot(self, category: str, values: Mapping[str, float], step: int) -> None:
         if self._board is not None:
@@ -138,6 +206,15 @@ def forget_steps(path: Path, first_step: int) -> None:
             kept.append(line + "\n")
     with write_aside(path) as aside:
         aside.write_text("".join(kept), encoding="utf-8")
+
+
+def _numbers(values: Mapping[str, object]) -> Iterator[tuple[str, float]]:
+    """Every metric as a number; those of a group by their own names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers({f"{name}/{key}": each for key, each in value.items()})
+        else:
+            yield name, _number(value)
 
 
 def _number(value: object) -> float:
