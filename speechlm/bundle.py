@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from speechlm import __version__
-from speechlm.audio import prepare
 from speechlm.config import RunConfig, SamplingConfig
 from speechlm.errors import CheckpointError, FingerprintError
 from speechlm.files import read_json, write_folder_aside, write_json
@@ -30,6 +29,7 @@ from speechlm.model.unit_lm import UnitLM
 from speechlm.parts import CONFIG_NAME
 from speechlm.plugins import load_tokenizer, load_vocoder
 from speechlm.protocols import AudioTokenizer, Vocoder
+from speechlm.resynthesis import Resynthesizer
 from speechlm.units import Units
 
 BUNDLE_NAME = "speechlm.json"
@@ -37,7 +37,7 @@ FIRST_CHUNK_UNITS = 4
 """Units drawn before the first sound of a live reply; later sound comes in chunks of as many."""
 
 
-class SpeechLM:
+class SpeechLM(Resynthesizer):
     """Speech in, speech out.
 
     >>> model = SpeechLM.from_pretrained("runs/demo/bundle")  # doctest: +SKIP
@@ -48,28 +48,19 @@ class SpeechLM:
     """
 
     def __init__(self, tokenizer: AudioTokenizer, lm: UnitLM, vocoder: Vocoder) -> None:
-        for part, made_for in (
-            ("the unit LM", lm.vocabulary.tokenizer_fingerprint),
-            ("the vocoder", vocoder.tokenizer_fingerprint),
-        ):
-            if made_for != tokenizer.fingerprint:
-                raise FingerprintError(
-                    part=part,
-                    expected=made_for,
-                    got=tokenizer.fingerprint,
-                    remedy="the tokenizer was fitted again or mixed up: "
-                    "put the old one back, or tokenize and train again",
-                )
-        self.tokenizer = tokenizer
+        made_for = lm.vocabulary.tokenizer_fingerprint
+        if made_for != tokenizer.fingerprint:
+            raise FingerprintError(
+                part="the unit LM",
+                expected=made_for,
+                got=tokenizer.fingerprint,
+                remedy="the tokenizer was fitted again or mixed up: "
+                "put the old one back, or tokenize and train again",
+            )
+        super().__init__(tokenizer, vocoder)
         self.lm = lm
-        self.vocoder = vocoder
         self.weights: Weights = "float32"
         """What the LM decodes with; ``bfloat16`` or ``int8`` for speed."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Rate of all waveforms it gives, Hz."""
-        return self.vocoder.sample_rate
 
     @classmethod
     def from_pretrained(cls, folder_or_id: str | Path, device: str = "cpu") -> Self:
@@ -109,15 +100,6 @@ class SpeechLM:
             write_json(aside / BUNDLE_NAME, {"speechlm": __version__, **self._fingerprints()})
             (aside / "README.md").write_text(self._card(), encoding="utf-8")
 
-    def encode(self, wave: Tensor, sample_rate: int) -> Units:
-        """Tokenize one recording, float [T] or [channels, T] at any rate.
-
-        Raises:
-            AudioError: Too short, silent, NaN, or of another shape.
-        """
-        ready = prepare(wave, sample_rate, self.tokenizer.sample_rate)
-        return self.tokenizer.encode(ready[None])[0]
-
     def reply(
         self,
         wave: Tensor,
@@ -142,7 +124,7 @@ class SpeechLM:
             InputError: It is longer than the LM's context.
         """
         units = self.reply_units([self.encode(wave, sample_rate)], sampling=sampling, seeds=[seed])
-        return self.vocoder.decode(units)[0]
+        return self.vocoder.decode(units, speaker=self.speaker)[0]
 
     def reply_units(
         self,
@@ -164,7 +146,7 @@ class SpeechLM:
     ) -> Iterator[Tensor]:
         """Answer as sound comes: chunks float32 [n] that add up to :meth:`reply`."""
         prompt = self._prompt("question", self.encode(wave, sample_rate))
-        stream = self.vocoder.stream()
+        stream = self.vocoder.stream(self.speaker)
         columns: list[tuple[int, ...]] = []
         rendered = 0
         sampling = sampling or SamplingConfig()
@@ -203,7 +185,7 @@ class SpeechLM:
         """
         units = self.encode(wave, sample_rate)
         continued = self.continue_units([units], sampling=sampling, seeds=[seed])
-        return self.vocoder.decode(continued)[0]
+        return self.vocoder.decode(continued, speaker=self.speaker)[0]
 
     def continue_units(
         self,
@@ -214,14 +196,6 @@ class SpeechLM:
     ) -> list[Units]:
         """Continue a batch, each as it would be alone."""
         return self._continue("speech", recordings, sampling, seeds)
-
-    def resynthesize(self, wave: Tensor, sample_rate: int) -> Tensor:
-        """Pass a recording through tokenizer and vocoder: what of it the units keep.
-
-        Returns:
-            float32 [T'] at :attr:`sample_rate`, as long as the recording up to one frame.
-        """
-        return self.vocoder.decode([self.encode(wave, sample_rate)])[0]
 
     def log_likelihood(self, wave: Tensor, sample_rate: int) -> float:
         """How probable the LM finds a recording's units: the sum of natural logarithms."""

@@ -102,12 +102,13 @@ class SpeakerEncoder(nn.Module):
         power = frames.square().mean(dim=1)
         loud = power > _PAUSE_BELOW * power.max()
         gain = _LOUDNESS / power[loud].mean().sqrt()
-        mels = torch.fft.rfft(gain * frames * torch.hann_window(_WINDOW)).abs().square()
-        mels = mels @ _filters()
+        spectra = torch.fft.rfft(gain * frames * torch.hann_window(_WINDOW))
+        mels = spectra.abs().square() @ _filters()
         # Frames since the last loud one.
         places = torch.arange(len(mels))
         last = torch.where(loud, places, -_LONGEST_PAUSE - 1).cummax(dim=0).values
-        return mels[places - last <= _LONGEST_PAUSE]
+        spoken: Tensor = mels[places - last <= _LONGEST_PAUSE]
+        return spoken
 
 
 @lru_cache(1)

@@ -127,4 +127,11 @@ def run(args: Namespace) -> None:
         rate = model.tokenizer.sample_rate
         return next(model.reply_stream(wave, rate, sampling=sampling, seed=args.seed), None)
 
-    render.render(args, speak, first_sound if args.mode == "reply" else None)
+    from speechlm.bundle import SpeechLM
+
+    render.render(
+        args,
+        lambda: SpeechLM.from_pretrained(args.bundle),
+        speak,
+        first_sound if args.mode == "reply" else None,
+    )

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from speechlm.cli.main import is_disk_full
 from speechlm.errors import AudioError, InputError, PartialFailure, SpeechLMError
@@ -15,12 +15,13 @@ from speechlm.errors import AudioError, InputError, PartialFailure, SpeechLMErro
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from speechlm.bundle import SpeechLM
     from speechlm.data.corpus import Recording
+    from speechlm.resynthesis import Resynthesizer
 
-Speak = Callable[["SpeechLM", "Tensor"], "Tensor"]
+M = TypeVar("M", bound="Resynthesizer")
+Speak = Callable[[M, "Tensor"], "Tensor"]
 """What is made of one recording, float32 [T] at the tokenizer's rate."""
-FirstSound = Callable[["SpeechLM", "Tensor"], "Tensor | None"]
+FirstSound = Callable[[M, "Tensor"], "Tensor | None"]
 """The same, live, up to its first sound: what a listener waits for."""
 
 
@@ -32,10 +33,11 @@ class Job:
     target: Path
 
 
-def add_arguments(parser: ArgumentParser, *, output: str) -> None:
-    parser.add_argument(
-        "bundle", metavar="BUNDLE", help="a folder that 'speechlm train' wrote, or a hub id"
-    )
+BUNDLE_HELP = "a folder that 'speechlm train' wrote, or a hub id"
+
+
+def add_arguments(parser: ArgumentParser, *, output: str, bundle: str = BUNDLE_HELP) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help=bundle)
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -51,6 +53,12 @@ def add_arguments(parser: ArgumentParser, *, output: str) -> None:
         metavar="FOLDER",
         help="where the WAV files go, under the names of the inputs; for a single input also a "
         "name that ends in .wav (%(default)s)",
+    )
+    parser.add_argument(
+        "--speaker",
+        type=Path,
+        metavar="REFERENCE",
+        help="a recording of the voice to speak in, a few seconds, for vocoders that take a voice",
     )
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     parser.add_argument(
@@ -94,17 +102,22 @@ def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
     return list(jobs.values())
 
 
-def render(args: Namespace, speak: Speak, first_sound: FirstSound | None = None) -> None:
-    """Run ``speak`` over the inputs, a line on stdout for each.
+def render(
+    args: Namespace,
+    load: Callable[[], M],
+    speak: Speak[M],
+    first_sound: FirstSound[M] | None = None,
+) -> None:
+    """Run ``speak`` with what ``load`` gives over the inputs, a line on stdout for each.
 
     Raises:
         PartialFailure: Some recordings failed, and ``--keep-going`` was not given.
         InputError: All of them did.
     """
     jobs = plan(args.inputs, args.output)
-    from speechlm.bundle import SpeechLM
-
-    model = SpeechLM.from_pretrained(args.bundle)
+    model = load()
+    if args.speaker is not None:
+        model.speaker = embed_reference(args.speaker)
     num_failed = 0
     for job in jobs:
         try:
@@ -114,6 +127,14 @@ def render(args: Namespace, speak: Speak, first_sound: FirstSound | None = None)
             num_failed += 1
             list_failure(job.recording, error)
     finish(num_failed, len(jobs), keep_going=args.keep_going)
+
+
+def embed_reference(path: Path) -> Tensor:
+    """The voice of a recording, float32 [256]."""
+    from speechlm.audio import load_audio
+    from speechlm.speaker import SAMPLE_RATE, default_speaker_encoder
+
+    return default_speaker_encoder().embed(load_audio(path, SAMPLE_RATE), SAMPLE_RATE)
 
 
 def list_failure(recording: Recording, error: SpeechLMError | OSError) -> None:
@@ -154,7 +175,7 @@ def _check_target(job: Job, *, force: bool) -> None:
         raise InputError(f"{target} exists already; --force overwrites it")
 
 
-def _render_one(model: SpeechLM, job: Job, speak: Speak, first_sound: FirstSound | None) -> str:
+def _render_one(model: M, job: Job, speak: Speak[M], first_sound: FirstSound[M] | None) -> str:
     """Make and write one recording; say how long it is and how long that took."""
     from speechlm.audio import save_audio
 

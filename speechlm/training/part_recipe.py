@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self, cast, final
@@ -161,6 +161,9 @@ class PartTrainUnit(TrainUnit[LoadedBatch]):
         metric_bag.add(TERMS, Terms())
         metric_bag.add("amount", Sum())
 
+    def process_metric_values(self, values: MutableMapping[str, object]) -> None:
+        _spread(values)
+
     def process_batch(self, batch: LoadedBatch, metric_bag: MetricBag) -> tuple[Tensor, int]:
         segments = batch.segments
         loss, terms = self._model(segments)
@@ -185,6 +188,9 @@ class PartValidUnit(EvalUnit[LoadedBatch]):
     def prepare_metric_bag(self, metric_bag: MetricBag) -> None:
         metric_bag.add(TERMS, Terms())
 
+    def process_metric_values(self, values: MutableMapping[str, object]) -> None:
+        _spread(values)
+
     def process_batch(self, batch: LoadedBatch, metric_bag: MetricBag) -> None:
         module = cast(Module, self._training)
         was_training = module.training
@@ -193,6 +199,12 @@ class PartValidUnit(EvalUnit[LoadedBatch]):
             terms = self._training.measure(batch.segments)
         module.train(was_training)
         metric_bag.get(TERMS, Terms).update(terms, len(batch.segments.waves))
+
+
+def _spread(values: MutableMapping[str, object]) -> None:
+    """Put every term beside fairseq2's own metrics."""
+    terms = cast(dict[str, Tensor], values.pop(TERMS))
+    values.update({f"{TERM}{name}": value for name, value in terms.items()})
 
 
 class Terms(Metric[dict[str, Tensor]]):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO, final
 
@@ -113,7 +113,7 @@ class RunRecorder(MetricRecorder):
     def record_metric_values(
         self, category: str, values: Mapping[str, object], step_nr: int | None = None
     ) -> None:
-        numbers = dict(_numbers(values))
+        numbers = {name: _number(value) for name, value in values.items()}
         record: dict[str, Any] = {"split": category, "step": step_nr}
         record |= self._wording.values(category, numbers)
         if category == "train":
@@ -206,15 +206,6 @@ def forget_steps(path: Path, first_step: int) -> None:
             kept.append(line + "\n")
     with write_aside(path) as aside:
         aside.write_text("".join(kept), encoding="utf-8")
-
-
-def _numbers(values: Mapping[str, object]) -> Iterator[tuple[str, float]]:
-    """Every metric as a number; those of a group by their own names."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _numbers({f"{name}/{key}": each for key, each in value.items()})
-        else:
-            yield name, _number(value)
 
 
 def _number(value: object) -> float:
