@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ def check_tokenizer(tokenizer: AudioTokenizer, waves: Sequence[Tensor]) -> None:
     """All of a tokenizer's promises, on recordings float32 [T] of unequal lengths."""
     for wave in waves:
         check_unit_count(tokenizer, wave)
+        check_repeats(tokenizer.encode(wave[None])[0])
     check_batch_invariance(tokenizer, waves)
     check_tokenizer_isolation(tokenizer, waves)
     if tokenizer.streaming == "exact":
@@ -34,17 +36,34 @@ def check_tokenizer(tokenizer: AudioTokenizer, waves: Sequence[Tensor]) -> None:
 
 
 def check_unit_count(tokenizer: AudioTokenizer, wave: Tensor) -> None:
-    """``ceil(T / hop_length)`` frames, all units within the vocabulary."""
+    """``ceil(T / hop_length)`` frames, all units within the vocabulary.
+
+    Units that are not one a frame (``variable_rate``) last as many frames in all.
+    """
     units = tokenizer.encode(wave[None])[0]
     expected = -(-len(wave) // tokenizer.hop_length)
-    assert units.codes.shape == (tokenizer.num_codebooks, expected), (
-        f"{len(wave)} samples gave {list(units.codes.shape)}, "
+    assert (units.num_codebooks, units.num_frames) == (tokenizer.num_codebooks, expected), (
+        f"{len(wave)} samples gave {[units.num_codebooks, units.num_frames]}, "
         f"expected {[tokenizer.num_codebooks, expected]}"
     )
-    assert units.codes.min() >= 0
-    assert units.codes.max() < tokenizer.vocab_size
+    assert (units.durations is not None) == getattr(tokenizer, "variable_rate", False)
+    for row, size in zip(units.codes, _codebook_sizes(tokenizer), strict=True):
+        assert row.min() >= 0
+        assert row.max() < size
     assert units.fingerprint == tokenizer.fingerprint
     assert units.frame_rate == tokenizer.frame_rate
+
+
+def check_repeats(units: Units) -> None:
+    """Merging repeats loses nothing: the units come back, frame for frame."""
+    merged = units.collapse()
+    assert merged.durations is not None
+    assert bool((merged.durations >= 1).all()), "a unit that lasts no frame"
+    assert merged.num_frames == units.num_frames
+    if units.durations is None:
+        repeats = (merged.codes[:, 1:] == merged.codes[:, :-1]).all(dim=0)
+        assert not bool(repeats.any()), "a repeat was not merged"
+        assert torch.equal(merged.expand().codes, units.codes), "merging repeats lost units"
 
 
 def check_batch_invariance(tokenizer: AudioTokenizer, waves: Sequence[Tensor]) -> None:
@@ -56,12 +75,13 @@ def check_batch_invariance(tokenizer: AudioTokenizer, waves: Sequence[Tensor]) -
     together = tokenizer.encode(batch, lengths)
     for index, (wave, units) in enumerate(zip(waves, together, strict=True)):
         alone = tokenizer.encode(wave[None])[0]
-        assert torch.equal(alone.codes, units.codes), f"row {index} changed in a batch"
+        assert _same(alone, units), f"row {index} changed in a batch"
 
 
 def check_tokenizer_stream(tokenizer: AudioTokenizer, wave: Tensor, chunk: int) -> None:
     """However cut, the stream equals the whole; and no unit comes later than promised."""
-    whole = tokenizer.encode(wave[None])[0].codes
+    units = tokenizer.encode(wave[None])[0]
+    lasting = torch.ones(units.codes.shape[1]) if units.durations is None else units.durations
     stream = tokenizer.stream()
     parts: list[Tensor] = []
     heard = given = 0
@@ -69,10 +89,13 @@ def check_tokenizer_stream(tokenizer: AudioTokenizer, wave: Tensor, chunk: int) 
         parts.append(stream.push(piece))
         heard += len(piece)
         given += parts[-1].shape[1]
+        frames = int(lasting[:given].sum())
         due = max(0, heard - tokenizer.lookahead) // tokenizer.hop_length
-        assert given >= due, f"after {heard} samples {given} units came, {due} were due"
+        assert frames >= due, f"after {heard} samples {frames} frames came, {due} were due"
     streamed = torch.cat([*parts, stream.finish()], dim=1)
-    assert torch.equal(streamed, whole), f"a stream cut every {chunk} samples gave other units"
+    assert torch.equal(streamed, units.codes), (
+        f"a stream cut every {chunk} samples gave other units"
+    )
 
 
 def check_tokenizer_isolation(tokenizer: AudioTokenizer, waves: Sequence[Tensor]) -> None:
@@ -97,7 +120,7 @@ def check_tokenizer_round_trip(tokenizer: AudioTokenizer, wave: Tensor) -> None:
         loaded = type(tokenizer).load(Path(folder) / "part")
     assert loaded.fingerprint == tokenizer.fingerprint
     before, after = tokenizer.encode(wave[None])[0], loaded.encode(wave[None])[0]
-    assert torch.equal(before.codes, after.codes), "a loaded tokenizer gives other units"
+    assert _same(before, after), "a loaded tokenizer gives other units"
 
 
 def check_vocoder(vocoder: Vocoder, units: Sequence[Units]) -> None:
@@ -119,7 +142,13 @@ def check_vocoder(vocoder: Vocoder, units: Sequence[Units]) -> None:
 
 
 def check_vocoder_stream(vocoder: Vocoder, units: Units, chunk: int) -> None:
-    """However cut, the stream equals the whole; and no sample comes later than promised."""
+    """However cut, the stream equals the whole; and no sample comes later than promised.
+
+    Units that are not one a frame (``variable_rate``) come without their durations, as from an
+    LM; a unit is at least one frame.
+    """
+    if getattr(vocoder, "variable_rate", False):
+        units = replace(units, durations=None)
     whole = vocoder.decode([units])[0]
     stream = vocoder.stream()
     parts: list[Tensor] = []
@@ -133,3 +162,15 @@ def check_vocoder_stream(vocoder: Vocoder, units: Units, chunk: int) -> None:
         assert given >= due, f"after {taken} frames {given} samples came, {due} were due"
     streamed = torch.cat([*parts, stream.finish()])
     assert torch.equal(streamed, whole), f"a stream cut every {chunk} frames gave other samples"
+
+
+def _codebook_sizes(tokenizer: AudioTokenizer) -> Sequence[int]:
+    """Units of each codebook; ``codebook_sizes`` where they are not all ``vocab_size``."""
+    default = (tokenizer.vocab_size,) * tokenizer.num_codebooks
+    return getattr(tokenizer, "codebook_sizes", default)
+
+
+def _same(one: Units, other: Units) -> bool:
+    if one.durations is None or other.durations is None:
+        return one.durations is other.durations and torch.equal(one.codes, other.codes)
+    return torch.equal(one.durations, other.durations) and torch.equal(one.codes, other.codes)
