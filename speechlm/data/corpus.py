@@ -47,6 +47,8 @@ class Recording:
     reply: str | None = None
     """Id of the recording that answers this one."""
     words: tuple[Word, ...] | None = None
+    phones: tuple[Word, ...] | None = None
+    """Its phones and when, in whatever letters."""
     audio: Path | None = None
     """Its file; None for a cut."""
     start_s: float = 0.0
@@ -117,7 +119,8 @@ def open_corpus(path: Path) -> Corpus:
     recording each::
 
         {"audio": "a/b.flac", "id": …, "text": …, "speaker": …, "split": …, "reply": …,
-         "words": [["hello", 0.1, 0.5], …], "start": seconds, "duration": seconds}
+         "words": [["hello", 0.1, 0.5], …], "phones": [["h", 0.1, 0.2], …],
+         "start": seconds, "duration": seconds}
 
     All but ``audio``, which is relative to the file, may be left out.
 

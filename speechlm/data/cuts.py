@@ -140,7 +140,11 @@ def _recording(lhotse_cut: Any, **where: Any) -> Recording:
     supervisions = sorted(lhotse_cut.supervisions, key=lambda supervision: supervision.start)
     texts = [s.text for s in supervisions if s.text]
     speakers = {s.speaker for s in supervisions if s.speaker}
-    aligned = [item for s in supervisions for item in (s.alignment or {}).get("word", ())]
+
+    def aligned(*kinds: str) -> tuple[Word, ...] | None:
+        items = [i for s in supervisions for k in kinds for i in (s.alignment or {}).get(k, ())]
+        return tuple(Word(i.symbol, float(i.start), float(i.end)) for i in items) or None
+
     # A mixed cut has custom fields in its tracks only.
     custom = getattr(lhotse_cut, "custom", None) or {}
     return Recording(
@@ -149,7 +153,8 @@ def _recording(lhotse_cut: Any, **where: Any) -> Recording:
         speaker=speakers.pop() if len(speakers) == 1 else None,
         split=custom.get("split"),
         reply=custom.get("reply"),
-        words=tuple(Word(i.symbol, float(i.start), float(i.end)) for i in aligned) or None,
+        words=aligned("word"),
+        phones=aligned("phone", "phones", "phoneme"),
         **where,
     )
 

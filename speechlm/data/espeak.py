@@ -48,6 +48,8 @@ NOT_UNDERSTOOD = frozenset(
 """Variants left out as their formants are where no mouth has them: of 16 plain questions each,
 pocketsphinx, choosing among a hundred questions, understood none or one (others: up to 16)."""
 
+PHONE_MARKS = re.compile(r"[',%=_:|;]")
+"""Stress, length and joints in the engine's phone names."""
 FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 
 
@@ -93,6 +95,8 @@ class Speech:
     """Hz."""
     words: tuple[tuple[str, float, float], ...]
     """Each word with its start and end, seconds; empty where the engine does not tell."""
+    phones: tuple[tuple[str, float, float], ...] = ()
+    """The same for phones, in the engine's own letters (ASCII, after Kirshenbaum)."""
 
 
 def list_voices(seed: int) -> list[Voice]:
@@ -161,7 +165,8 @@ _SYNCHRONOUS = 2
 _CHARS_UTF8 = 1
 _POSITION_CHARACTER = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
-_EVENT_END, _EVENT_WORD = 0, 1
+_EVENT_END, _EVENT_WORD, _EVENT_PHONE = 0, 1, 7
+_TELL_PHONES = 1
 
 
 class _EventId(ctypes.Union):
@@ -209,11 +214,14 @@ class _Espeak:
                 f"espeak-ng's library cannot be loaded ({error}); "
                 "reinstall it: pip install --force-reinstall espeakng-loader"
             ) from error
-        self._sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, str(data).encode(), 0)
+        self._sample_rate = self._library.espeak_Initialize(
+            _SYNCHRONOUS, 0, str(data).encode(), _TELL_PHONES
+        )
         if self._sample_rate < 1:
             raise PluginError(f"espeak-ng cannot read its data in {data}; reinstall it")
         self._pieces: list[NDArray[np.int16]] = []
         self._starts: list[tuple[int, int, float]] = []
+        self._phones: list[tuple[str, float]] = []
         # ctypes keeps no reference to a callback: it must live as long as the library.
         self._callback = _Callback(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
@@ -234,7 +242,7 @@ class _Espeak:
             self._library.espeak_SetParameter(parameter, value, 0)
         # Breathy voices draw from the C library's generator.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
-        self._pieces, self._starts = [], []
+        self._pieces, self._starts, self._phones = [], [], []
         raw = text.encode() + b"\0"
         status = self._library.espeak_Synth(
             raw, ctypes.c_size_t(len(raw)), 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None
@@ -246,6 +254,7 @@ class _Espeak:
             samples=samples.astype(np.float32) / np.float32(32768),
             sample_rate=self._sample_rate,
             words=_word_times(text, self._starts, len(samples) / self._sample_rate),
+            phones=_phone_times(self._phones, len(samples) / self._sample_rate),
         )
 
     def _receive(self, wave: object, count: int, events: object) -> int:
@@ -256,6 +265,9 @@ class _Espeak:
             if event.type == _EVENT_WORD:
                 start = event.text_position - 1
                 self._starts.append((start, event.length, event.audio_position_ms / 1000))
+            elif event.type == _EVENT_PHONE:
+                name = event.id.string.decode("utf-8", errors="replace")
+                self._phones.append((name, event.audio_position_ms / 1000))
             index += 1
         return 0
 
@@ -269,6 +281,18 @@ def _word_times(
     for (position, length, start_s), (_, _, end_s) in pairwise(starts):
         words.append((text[position : position + length], start_s, max(start_s, end_s)))
     return tuple(words)
+
+
+def _phone_times(
+    starts: list[tuple[str, float]], duration_s: float
+) -> tuple[tuple[str, float, float], ...]:
+    """Each phone lasts until the next; what has no name is a pause, and marks are left out."""
+    phones: list[tuple[str, float, float]] = []
+    for (name, start_s), (_, end_s) in pairwise([*starts, ("", duration_s)]):
+        phone = PHONE_MARKS.sub("", name)
+        if phone and end_s > start_s:
+            phones.append((phone, start_s, end_s))
+    return tuple(phones)
 
 
 def _flite(text: str, voice: Voice) -> Speech:

@@ -59,7 +59,7 @@ def read_recordings(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> I
         yield _recording(path, number, row)
 
 
-_KEYS = ("audio", "id", "text", "speaker", "split", "reply", "words", "start", "duration")
+_KEYS = ("audio", "id", "text", "speaker", "split", "reply", "words", "phones", "start", "duration")
 
 
 def _recording(path: Path, number: int, row: dict[str, Any]) -> Recording:
@@ -106,6 +106,7 @@ def _recording(path: Path, number: int, row: dict[str, Any]) -> Recording:
         split=text("split"),
         reply=text("reply"),
         words=_words(row.get("words"), lambda: fail("words", "[[word, start, end], …]")),
+        phones=_words(row.get("phones"), lambda: fail("phones", "[[phone, start, end], …]")),
         audio=file,
         start_s=start_s,
         duration_s=duration_s,

@@ -350,7 +350,7 @@ def _make_batch(folder: Path, batch: Batch) -> int:
         for utterance in batch.utterances:
             file_name = f"{utterance.id.removeprefix(utterance.voice.speaker + '.')}.flac"
             try:
-                words = render(
+                words, phones = render(
                     utterance.text, utterance.voice, utterance.room_seed, aside / file_name
                 )
             except CorpusError as error:
@@ -366,6 +366,8 @@ def _make_batch(folder: Path, batch: Batch) -> int:
                 row["reply"] = utterance.reply
             if words:
                 row["words"] = words
+            if phones:
+                row["phones"] = phones
             rows.append(row)
         _write_rows(aside, rows)
     return len(batch.utterances)

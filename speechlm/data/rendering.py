@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,11 @@ PEAK = 0.7
 """Of every plain rendition, of full scale."""
 
 
-def render(
-    text: str, voice: Voice, room_seed: str | None, path: Path
-) -> list[tuple[str, float, float]]:
+Spans = list[tuple[str, float, float]]
+"""What is said when: each with its start and end in the file, seconds."""
+
+
+def render(text: str, voice: Voice, room_seed: str | None, path: Path) -> tuple[Spans, Spans]:
     """Speak a text into a FLAC file, 16 kHz, one channel, 16 bits.
 
     Args:
@@ -35,7 +38,7 @@ def render(
         path: Not written atomically: give a file of a folder aside.
 
     Returns:
-        Each word with its start and end in the file, seconds; empty if the engine tells none.
+        Its words and its phones; empty if the engine tells none.
     """
     speech = speak(text, voice)
     start, end = trim(speech.samples, speech.sample_rate)
@@ -47,11 +50,14 @@ def render(
     path.write_bytes(encoded.getbuffer())
 
     start_s, end_s = start / speech.sample_rate, end / speech.sample_rate
-    words = []
-    for word, *times in speech.words:
-        inside = [round(min(max(t, start_s), end_s) - start_s, 3) for t in times]
-        words.append((word, inside[0], inside[1]))
-    return words
+
+    def inside(spans: Sequence[tuple[str, float, float]]) -> Spans:
+        def place(time_s: float) -> float:
+            return round(min(max(time_s, start_s), end_s) - start_s, 3)
+
+        return [(name, place(begin), place(end)) for name, begin, end in spans]
+
+    return inside(speech.words), inside(speech.phones)
 
 
 def trim(samples: NDArray[np.float32], sample_rate: int) -> tuple[int, int]:

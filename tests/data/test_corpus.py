@@ -137,6 +137,7 @@ def test_every_field_of_a_row_is_read(tmp_path) -> None:
         "split": "test",
         "reply": "second",
         "words": [["hello", 0, 0.5], ["there", 0.5, 1.25]],
+        "phones": [["h", 0, 0.1]],
         "start": 0.5,
         "duration": 1,
     }
@@ -150,6 +151,7 @@ def test_every_field_of_a_row_is_read(tmp_path) -> None:
         split="test",
         reply="second",
         words=(Word("hello", 0.0, 0.5), Word("there", 0.5, 1.25)),
+        phones=(Word("h", 0.0, 0.1),),
         audio=tmp_path / "a.wav",
         start_s=0.5,
         duration_s=1.0,
@@ -185,6 +187,7 @@ def test_gzipped_rows_with_blank_lines_are_read(tmp_path) -> None:
         ({"audio": "b.wav", "start": True}, "'start': expected seconds, got True"),
         ({"audio": "b.wav", "duration": 0}, "'duration': expected seconds above 0, got 0"),
         ('{"audio": "b.wav", "duration": NaN}', "'duration': expected seconds above 0, got nan"),
+        ({"audio": "b.wav", "phones": "h"}, "'phones': expected [[phone, start, end], …]"),
         ({"audio": "b.wav", "words": "hello"}, r"'words': expected [[word, start, end], …]"),
         ({"audio": "b.wav", "words": [["a", 2, 1]]}, "'words': expected [[word, start, end], …]"),
         ({"audio": "b.wav", "words": [["a", 1]]}, "'words': expected [[word, start, end], …]"),

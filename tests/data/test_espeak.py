@@ -18,6 +18,11 @@ QUESTION = "What comes after seven?"
 def test_the_words_are_timed_in_order() -> None:
     speech = speak(QUESTION, Voice())
     assert [word for word, _, _ in speech.words] == ["What", "comes", "after", "seven"]
+    heard = [phone for phone, _, _ in speech.phones]
+    assert heard[:4] == ["w", "V", "t", "k"]
+    assert heard[-3:] == ["v", "@", "n"]
+    phone_times = [t for _, start_s, end_s in speech.phones for t in (start_s, end_s)]
+    assert phone_times == sorted(phone_times)
     times = [t for _, start_s, end_s in speech.words for t in (start_s, end_s)]
     assert times == sorted(times)
     assert times[-1] == pytest.approx(len(speech.samples) / speech.sample_rate)

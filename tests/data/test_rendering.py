@@ -67,9 +67,12 @@ def test_trimming_keeps_all_speech_and_a_margin(before: int, speech: int, after:
 def test_a_rendition_is_16_bit_flac_with_its_words_inside(tmp_path) -> None:
     pytest.importorskip("espeakng_loader")
     path = tmp_path / "a.flac"
-    words = render("What comes after seven?", Voice(), "seed", path)
+    words, phones = render("What comes after seven?", Voice(), "seed", path)
     info = soundfile.info(path)
     assert (info.format, info.subtype, info.samplerate) == ("FLAC", "PCM_16", 16_000)
     assert [word for word, _, _ in words] == ["What", "comes", "after", "seven"]
-    assert words[0][1] >= 0
-    assert words[-1][2] <= info.duration + 0.001
+    for spans in (words, phones):
+        times = [time for _, *each in spans for time in each]
+        assert times == sorted(times)
+        assert times[0] >= 0
+        assert times[-1] <= info.duration + 0.001
