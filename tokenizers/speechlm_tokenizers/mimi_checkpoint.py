@@ -84,25 +84,40 @@ def read_checkpoint(
     """
     if model.endswith(".safetensors"):
         path = _moshi_file(model)
-        tensors = moshi_to_transformers(read_weights(path, sha256), path)
-        architecture = _moshi_architecture(tensors, path)
-        num_layers = _count(tensors, r"encoder_transformer\.layers\.(\d+)\.")
-        num_acoustic = _count(tensors, r"quantizer\.acoustic\w+\.layers\.(\d+)\.")
-    else:
-        folder = checkpoint_folder(model, PUBLISHED)
-        config = checkpoint_config(folder, MODEL_TYPE)
-        path = weights_file(folder)
-        architecture = _architecture(config, path)
-        tensors = read_weights(path, sha256)
-        num_layers = config.get("num_hidden_layers", 8)
-        num_acoustic = config.get("num_quantizers", 32) - architecture.num_semantic
-    return architecture, lay_out(tensors, path, architecture, num_layers, num_acoustic)
+        return read_moshi(read_weights(path, sha256), path)
+    folder = checkpoint_folder(model, PUBLISHED)
+    config = checkpoint_config(folder, MODEL_TYPE)
+    path = weights_file(folder)
+    architecture = _architecture(config, path)
+    return architecture, _lay_out(
+        read_weights(path, sha256),
+        path,
+        architecture,
+        num_layers=config.get("num_hidden_layers", 8),
+        num_acoustic=config.get("num_quantizers", 32) - architecture.num_semantic,
+    )
 
 
-def lay_out(
+def read_moshi(
+    tensors: Mapping[str, Tensor], source: Path
+) -> tuple[MimiArchitecture, dict[str, Tensor]]:
+    """The same for weights by moshi's names, which ``source`` says where they are from."""
+    tensors = _moshi_to_transformers(tensors, source)
+    architecture = _moshi_architecture(tensors, source)
+    return architecture, _lay_out(
+        tensors,
+        source,
+        architecture,
+        num_layers=_count(tensors, r"encoder_transformer\.layers\.(\d+)\."),
+        num_acoustic=_count(tensors, r"quantizer\.acoustic\w+\.layers\.(\d+)\."),
+    )
+
+
+def _lay_out(
     tensors: Mapping[str, Tensor],
     source: Path,
     architecture: MimiArchitecture,
+    *,
     num_layers: int,
     num_acoustic: int,
 ) -> dict[str, Tensor]:
@@ -274,7 +289,7 @@ class _Reader:
         return {name: tensor.contiguous() for name, tensor in self.result.items()}
 
 
-def moshi_to_transformers(tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
+def _moshi_to_transformers(tensors: Mapping[str, Tensor], source: Path) -> dict[str, Tensor]:
     """Give moshi's weights transformers' names, and their queries and keys its order."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
