@@ -143,7 +143,7 @@ def adversarial_losses(discriminators: nn.Module, real: Tensor, fake: Tensor) ->
         arXiv:1512.09300.
     """
     constant = {name: value.detach() for name, value in discriminators.named_parameters()}
-    generator = features = critics = fake.new_zeros(())
+    generator = features = critics = real.new_zeros(())
     seen = discriminators(torch.cat([real, fake.detach()]))
     for (scores, layers), (score, fake_layers) in zip(
         seen, functional_call(discriminators, constant, (fake,)), strict=True
@@ -183,10 +183,13 @@ class MelLoss(nn.Module):
 
     def forward(self, real: Tensor, fake: Tensor) -> Tensor:
         """Compare float32 [B, T] with float32 [B, T]; gives float32 []."""
-        loss = fake.new_zeros(())
-        for window in self.windows:
-            expected, got = self.log_mels(torch.cat([real, fake]), window).chunk(2)
-            loss = loss + (expected - got).abs().mean()
+        both = torch.cat([real, fake]).float()
+        loss = both.new_zeros(())
+        # Half precision, where training uses it, would drown quiet bands in rounding.
+        with torch.autocast(both.device.type, enabled=False):
+            for window in self.windows:
+                expected, got = self.log_mels(both, window).chunk(2)
+                loss = loss + (expected - got).abs().mean()
         return loss / len(self.windows)
 
     def log_mels(self, waves: Tensor, window: int) -> Tensor:

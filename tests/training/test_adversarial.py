@@ -113,5 +113,13 @@ def test_the_mel_loss_and_its_gradient_are_finite_on_short_and_silent_waves(leng
     assert torch.isfinite(fake.grad).all()
 
 
+def test_the_mel_loss_is_exact_in_mixed_precision_too(real: Tensor) -> None:
+    fake = real.flip(1).bfloat16()
+    loss = MelLoss(16_000)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = loss(real, fake)
+    assert mixed == loss(real, fake.float())
+
+
 def test_checkpoints_need_not_keep_the_mel_filters() -> None:
     assert MelLoss(16_000).state_dict() == {}
