@@ -10,6 +10,7 @@ from typing import Any
 from speechlm.errors import CheckpointError, ConfigError
 from speechlm.layouts.chain import Chain
 from speechlm.layouts.interleave import InterleaveChunks, InterleaveWords
+from speechlm.layouts.merged import Merged
 from speechlm.layouts.monologue import Monologue
 from speechlm.layouts.patterns import Delays, Groups, Stages
 from speechlm.layouts.plan import PlannedLayout, Spec
@@ -133,6 +134,27 @@ def prosody(
         spec=spec,
         pattern=Delays((0, shift, shift)),
         side_streams=(duration_bins, f0_bins) if spec.num_codebooks == 1 else (),
+        stream_weights=tuple(stream_weights),
+        question_weight=question_weight,
+    )
+
+
+def merged(
+    spec: Spec,
+    *,
+    within: bool = False,
+    stream_weights: Sequence[float] = (),
+    question_weight: float = 0.0,
+) -> Merged:
+    """Units with side streams among them in one row, each said only when it changes.
+
+    Codebook 0 is the unit; ``within`` says what changes within a unit too, and the unit again.
+    Source: Spirit-LM (expressive), arXiv:2402.05755.
+    """
+    return Merged(
+        spec=spec,
+        num_codebooks=spec.num_codebooks,
+        within=within,
         stream_weights=tuple(stream_weights),
         question_weight=question_weight,
     )
@@ -276,6 +298,7 @@ LAYOUTS: dict[str, Callable[..., PlannedLayout]] = {
     "coarse-first": coarse_first,
     "grouped": grouped,
     "prosody": prosody,
+    "merged": merged,
     "interleave-words": interleave_words,
     "interleave-chunks": interleave_chunks,
     "chain": chain,

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from speechlm.errors import InputError
 from speechlm.layouts.grid import Layout, Prompt
+from speechlm.layouts.merged import Merged
 from speechlm.layouts.plan import CONTROL, PlannedLayout, check_plan
 from speechlm.layouts.registry import LAYOUTS, layout_from_dict
 from speechlm.layouts.vocabulary import Vocabulary
 from speechlm.units import collapse_repeats
 
 LENGTHS = st.one_of(st.integers(0, 2), st.integers(0, 14))
+REPEATS_MERGED = {"flat-collapsed", "merged", "merged-within", "merged-one"}
 EVERY = pytest.mark.parametrize("case", CASES)
 FEW = settings(max_examples=25)  # of each of the cases
 
@@ -26,6 +28,9 @@ FEW = settings(max_examples=25)  # of each of the cases
 def expected(case: str, content: dict[str, Tensor]) -> dict[str, Tensor]:
     if case == "flat-collapsed":
         return {name: collapse_repeats(codes)[0] for name, codes in content.items()}
+    layout = build_case(case)[0]
+    if isinstance(layout, Merged):
+        return {name: layout.merged(codes)[0] for name, codes in content.items()}
     return content
 
 
@@ -60,7 +65,11 @@ def test_every_element_has_one_cell_and_fill_weighs_nothing(
     assert isinstance(layout, PlannedLayout)
     content = random_content(layout, frames=frames, asked=asked, tokens=tokens, seed=seed)
     plan, counted = layout.plan(content)
-    check_plan(plan, sum(value.numel() for _, value in counted))
+    if isinstance(layout, Merged):  # what is the same as before has no cell
+        held = plan.cells[plan.is_content]
+        assert len(held.unique()) == len(held)
+    else:
+        check_plan(plan, sum(value.numel() for _, value in counted))
     sequence = layout.encode(vocabulary, content)
     assert not sequence.loss_weights[:, 0].any()
     fill = (sequence.ids == vocabulary.pad) & (plan.kinds == CONTROL)
@@ -106,7 +115,7 @@ def test_the_grammar_takes_what_follows_a_prompt_and_ends_with_it(
 ) -> None:
     layout, vocabulary = build_case(case)
     content = random_content(layout, frames=frames, asked=asked, tokens=tokens, seed=seed)
-    if case == "flat-collapsed":
+    if case in REPEATS_MERGED:
         content = expected(case, content)
     start = known_part(layout, content, known)
     if layout.name == "coarse-first" and "speech" in start and not frames:
@@ -151,7 +160,7 @@ def test_whatever_the_grammar_lets_pass_can_be_read(
     if "question" not in content or (state is not None and layout.num_rows == 1):
         return
     again = layout.encode(vocabulary, {"question": content["question"], **read})
-    if layout.num_rows == 1 and case != "flat-collapsed":
+    if layout.num_rows == 1 and case not in REPEATS_MERGED:
         assert torch.equal(again.ids, torch.cat([prompt.ids, ids], dim=1))
 
 
