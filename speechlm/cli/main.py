@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "train the unit language model and put the bundle together",
     "generate": "answer or continue recordings",
     "resynthesize": "recordings to units and back, to hear what the units keep",
+    "inspect": "what a tokenizer keeps, costs and promises, as a page",
     "score": "how probable the language model finds recordings",
     "evaluate": "measure a run and write its report",
     "export": "write the language model as Hugging Face's transformers opens it",

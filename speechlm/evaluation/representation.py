@@ -55,7 +55,7 @@ def phone_agreement(units: Tensor, phones: Sequence[str]) -> dict[str, Any]:
     names = sorted({phones[frame] for frame in spoken})
     number = {name: index for index, name in enumerate(names)}
     rows = torch.tensor([number[phones[frame]] for frame in spoken])
-    _, columns = units[torch.tensor(spoken)].unique(return_inverse=True)
+    _, columns = torch.unique(units[torch.tensor(spoken)], return_inverse=True)
     width = int(columns.max()) + 1
     joint = torch.bincount(rows * width + columns, minlength=len(names) * width)
     joint = joint.reshape(len(names), width).double() / len(spoken)
