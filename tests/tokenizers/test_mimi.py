@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +62,27 @@ def test_it_gives_the_units_of_transformers(reference: Any, tokenizer: Mimi, wav
     assert all(len(level.unique()) > 50 for level in codes), "too few units to tell"
 
 
-def test_attention_ends_at_the_window(
+def test_attention_is_as_configured(
     wave: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     see_only_the_window(monkeypatch)
-    reference = small_mimi(sliding_window=WINDOW)
+    settings: dict[str, Any] = {"sliding_window": WINDOW, "norm_eps": 10.0, **rope(10.0)}
+    reference = small_mimi(**settings)
     reference.save_pretrained(tmp_path)
     tokenizer = Mimi.fit([], {"model": str(tmp_path)}, seed=1)
     expected = units_of(reference, wave)
     assert torch.equal(tokenizer.encode(wave[None])[0].codes, expected)
-    reference = small_mimi(sliding_window=WINDOW + 1)
-    assert not torch.equal(units_of(reference, wave), expected), "the window makes no difference"
+    for changed in ({"sliding_window": WINDOW + 1}, {"norm_eps": 1e-5}, rope(1e4)):
+        other = small_mimi(**{**settings, **changed})
+        other.load_state_dict(reference.state_dict())
+        assert not torch.equal(units_of(other, wave), expected), f"{changed} changes nothing"
+
+
+def rope(theta: float) -> dict[str, Any]:
+    """The base of rotary positions, as transformers 4 and 5 have it configured."""
+    if version("transformers").startswith("4."):
+        return {"rope_theta": theta}
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
 
 
 def test_an_unfinished_frame_ends_in_silence(reference: Any, tokenizer: Mimi, wave: Tensor) -> None:

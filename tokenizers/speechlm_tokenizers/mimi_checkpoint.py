@@ -164,7 +164,7 @@ def _lay_out(
             f"{architecture.num_heads} heads"
         )
     for half in ("encoder", "decoder"):
-        for number in range(num_layers):
+        for number in range(max(1, num_layers)):
             reader.layer(
                 f"{half}_transformer.layers.{number}",
                 f"{half}.transformer.{number}",

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from speechlm.errors import ConfigError
 from speechlm.model.fast_linear import fast_linear
+from speechlm.settings import at_least
 
 RESAMPLING = 2
 """Positions of the transformers a frame of units."""
@@ -61,6 +62,8 @@ class MimiArchitecture:
     def __post_init__(self) -> None:
         if not self.ratios or min(self.ratios) < 1:
             raise ConfigError(f"ratios must be positive, got {list(self.ratios)}")
+        for name in ("residual_layers", "num_heads", "window", "num_semantic"):
+            at_least(1, name, getattr(self, name))
 
     @property
     def hop_length(self) -> int:
