@@ -26,6 +26,8 @@ from speechlm.files import read_json
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
+ALIGNMENT = 64
+"""Where torch's own allocations begin, bytes."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -155,6 +157,20 @@ def fold_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return folded
 
 
+def aligned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors where memory allocated for them would begin.
+
+    Kernels may add up in another order where it begins elsewhere, as in a file that is mapped
+    into memory: a tokenizer would give other units once it was saved and loaded.
+    """
+    return {
+        name: tensor
+        if tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT == 0
+        else tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, without it."""
     return {
@@ -165,9 +181,19 @@ def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def empty(make: Callable[[], Model]) -> Model:
-    """Build a model without weights of its own, for :func:`fill`; weight norm is taken off."""
-    with torch.device("meta"):
-        model = make()
+    """Build a model without weights of its own, for :func:`fill`; weight norm is taken off.
+
+    Raises:
+        CheckpointError: No such model can be built: its configuration makes no sense.
+    """
+    try:
+        with torch.device("meta"):
+            model = make()
+    except (ArithmeticError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"no model can be built of the checkpoint's {CONFIG_NAME} ({reason}); download it again"
+        ) from error
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
@@ -179,7 +205,7 @@ def fill(model: Model, tensors: Mapping[str, Tensor], source: object) -> Model:
 
     Args:
         model: As :func:`empty` gives it.
-        tensors: By the model's own names, float32.
+        tensors: By the model's own names, float32; not copied.
         source: What to call the checkpoint in an error.
 
     Raises:

@@ -13,7 +13,6 @@ of a second, each on its own. Three things differ from how the package calls tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,12 +23,12 @@ import torch
 from torch import Tensor
 
 from speechlm.config import build
-from speechlm.errors import ConfigError
 from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.settings import at_least
 from speechlm.streaming import State
 from speechlm.units import Units
-from speechlm_tokenizers.codec_loading import below, empty, fill
+from speechlm_tokenizers.codec_encoding import choose_codebooks, encode_each, no_codes
+from speechlm_tokenizers.codec_loading import aligned, below, empty, fill
 from speechlm_tokenizers.encodec_loading import load_encodec
 from speechlm_tokenizers.encodec_model import (
     Architecture,
@@ -37,7 +36,7 @@ from speechlm_tokenizers.encodec_model import (
     ResidualQuantizer,
     scale_code,
 )
-from speechlm_tokenizers.windows import Windows
+from speechlm_tokenizers.windows import WindowedStream, Windows
 
 KIND = "encodec"
 
@@ -59,8 +58,6 @@ class EncodecOptions:
     """What the SHA-256 of the weights' file must begin with, 8 to 64 hexadecimal digits."""
 
     def __post_init__(self) -> None:
-        if self.num_codebooks is not None and self.bandwidth_kbps is not None:
-            raise ConfigError("give num_codebooks or bandwidth_kbps, not both")
         at_least(1, "block_frames", self.block_frames)
 
 
@@ -90,7 +87,7 @@ class Encodec:
 
     def __init__(self, config: EncodecConfig, tensors: Mapping[str, Tensor]) -> None:
         self.config = config
-        self.tensors = dict(tensors)
+        self.tensors = aligned(tensors)
         self.fingerprint = fingerprint(KIND, asdict(config), self.tensors)
         shape = config.architecture
         self.sample_rate = shape.sample_rate
@@ -99,8 +96,8 @@ class Encodec:
         self.num_codebooks = config.num_codebooks + shape.normalize
         self.vocab_size = shape.codebook_size
         self.lookahead = (config.first_frames - 1) * self.hop_length
-        self._encoder = fill(empty(partial(Encoder, shape)), below(tensors, "encoder."), KIND)
-        self._quantizer = ResidualQuantizer(tensors["codebooks"])
+        self._encoder = fill(empty(partial(Encoder, shape)), below(self.tensors, "encoder."), KIND)
+        self._quantizer = ResidualQuantizer(self.tensors["codebooks"])
 
     @property
     def unit_features(self) -> Tensor:
@@ -109,21 +106,22 @@ class Encodec:
 
     def encode(self, wave: Tensor, lengths: Tensor | None = None) -> list[Units]:
         """Tokenize a padded batch, see :class:`speechlm.protocols.AudioTokenizer`."""
-        sizes = [wave.shape[1]] * wave.shape[0] if lengths is None else lengths.tolist()
-        results = []
-        for row, size in zip(wave, sizes, strict=True):
-            stream = self.stream()
-            codes = torch.cat([stream.push(row[:size]), stream.finish()], dim=1)
-            results.append(
-                Units(codes=codes, frame_rate=self.frame_rate, fingerprint=self.fingerprint)
-            )
-        return results
+        return encode_each(self, wave, lengths)
 
-    def stream(self) -> EncodecStream:
-        return EncodecStream(self)
+    def stream(self) -> WindowedStream:
+        state: State = {}
+        blocks = Windows(
+            self.config.block_frames * self.hop_length,
+            first=self.config.first_frames * self.hop_length,
+        )
+        return WindowedStream(
+            blocks,
+            lambda block: self._encode_block(block.content, state),
+            no_codes(self.num_codebooks),
+        )
 
     @torch.no_grad()
-    def encode_block(self, samples: Tensor, state: State) -> Tensor:
+    def _encode_block(self, samples: Tensor, state: State) -> Tensor:
         """Tokenize a stream's next block, or a segment.
 
         Args:
@@ -175,55 +173,15 @@ class Encodec:
         """
         wanted = build(EncodecOptions, options, "tokenizer.options")
         architecture, tensors, codebooks = load_encodec(wanted.model, wanted.sha256)
-        count = _num_codebooks(wanted, architecture, len(codebooks))
+        count = choose_codebooks(
+            wanted.num_codebooks,
+            wanted.bandwidth_kbps,
+            known=len(codebooks),
+            each_kbps=architecture.codebook_kbps,
+            usual_kbps=6.0,
+        )
         block = wanted.block_frames
         if architecture.segment is not None:
             block = architecture.segment // architecture.hop_length
         config = EncodecConfig(architecture=architecture, num_codebooks=count, block_frames=block)
         return cls(config, {**tensors, "codebooks": torch.stack(codebooks[:count])})
-
-
-class EncodecStream:
-    """One live recording; see :class:`speechlm.protocols.TokenizerStream`."""
-
-    def __init__(self, tokenizer: Encodec) -> None:
-        self._tokenizer = tokenizer
-        config, hop = tokenizer.config, tokenizer.hop_length
-        self._blocks = Windows(config.block_frames * hop, first=config.first_frames * hop)
-        self._state: State = {}
-
-    def push(self, samples: Tensor) -> Tensor:
-        """Take float32 [n]; give the units now certain, int64 [K, m]."""
-        blocks = self._blocks.push(samples)
-        codes = [self._tokenizer.encode_block(block.content, self._state) for block in blocks]
-        return torch.cat([self._nothing(), *codes], dim=1)
-
-    def finish(self) -> Tensor:
-        """Give the units still held back, int64 [K, m]; the last block is as long as it is."""
-        last = self._blocks.finish()
-        if last is None:
-            return self._nothing()
-        return self._tokenizer.encode_block(last.content, self._state)
-
-    def _nothing(self) -> Tensor:
-        return torch.zeros(self._tokenizer.num_codebooks, 0, dtype=torch.int64)
-
-
-def _num_codebooks(wanted: EncodecOptions, architecture: Architecture, known: int) -> int:
-    """How many residual codebooks are asked for."""
-    count = wanted.num_codebooks
-    if count is None:
-        frames = math.ceil(architecture.sample_rate / architecture.hop_length)
-        each_kbps = math.log2(architecture.codebook_size) * frames / 1000
-        bandwidth = 6.0 if wanted.bandwidth_kbps is None else wanted.bandwidth_kbps
-        count = math.floor(bandwidth / each_kbps + 1e-9)
-        if wanted.bandwidth_kbps is None:
-            count = min(max(1, count), known)
-        elif not 1 <= count <= known:
-            raise ConfigError(
-                f"bandwidth_kbps: expected {each_kbps:g} to {known * each_kbps:g}, {each_kbps:g} "
-                f"for each of the model's {known} codebooks, got {bandwidth:g}"
-            )
-    if not 1 <= count <= known:
-        raise ConfigError(f"num_codebooks: the model has {known}, got {count}")
-    return count

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from speechlm.errors import CheckpointError, ConfigError, PluginError
+from speechlm.settings import build
 from speechlm_tokenizers.codec_loading import (
     CONFIG_NAME,
     below,
@@ -200,25 +201,25 @@ def _translate(config: Mapping[str, Any], folder: Path) -> Architecture:
             f"{folder} pads by {config.get('pad_mode')!r} and trims "
             f"{config.get('trim_right_ratio')} at the right; only 'reflect' and 1.0 are supported"
         )
-    rate = int(config.get("sampling_rate", 24_000))
-    chunk = config.get("chunk_length_s")
-    return Architecture(
-        sample_rate=rate,
-        channels=config.get("audio_channels", 1),
-        dimension=config.get("hidden_size", 128),
-        num_filters=config.get("num_filters", 32),
-        ratios=tuple(config.get("upsampling_ratios", (8, 5, 4, 2))),
-        num_residual_layers=config.get("num_residual_layers", 1),
-        kernel_size=config.get("kernel_size", 7),
-        last_kernel_size=config.get("last_kernel_size", 7),
-        residual_kernel_size=config.get("residual_kernel_size", 3),
-        dilation_growth=config.get("dilation_growth_rate", 2),
-        compress=config.get("compress", 2),
-        num_lstm_layers=config.get("num_lstm_layers", 2),
-        conv_shortcut=config.get("use_conv_shortcut", True),
-        causal=config.get("use_causal_conv", True),
-        group_norm=config.get("norm_type", "weight_norm") == "time_group_norm",
-        segment=None if chunk is None else int(chunk * rate),
-        normalize=bool(config.get("normalize", False)),
-        codebook_size=config.get("codebook_size", 1024),
-    )
+    rate, chunk = config.get("sampling_rate", 24_000), config.get("chunk_length_s")
+    values = {
+        "sample_rate": rate,
+        "channels": config.get("audio_channels", 1),
+        "dimension": config.get("hidden_size", 128),
+        "num_filters": config.get("num_filters", 32),
+        "ratios": config.get("upsampling_ratios", (8, 5, 4, 2)),
+        "num_residual_layers": config.get("num_residual_layers", 1),
+        "kernel_size": config.get("kernel_size", 7),
+        "last_kernel_size": config.get("last_kernel_size", 7),
+        "residual_kernel_size": config.get("residual_kernel_size", 3),
+        "dilation_growth": config.get("dilation_growth_rate", 2),
+        "compress": config.get("compress", 2),
+        "num_lstm_layers": config.get("num_lstm_layers", 2),
+        "conv_shortcut": config.get("use_conv_shortcut", True),
+        "causal": config.get("use_causal_conv", True),
+        "group_norm": config.get("norm_type", "weight_norm") == "time_group_norm",
+        "segment": None if chunk is None else int(chunk * rate),
+        "normalize": bool(config.get("normalize", False)),
+        "codebook_size": config.get("codebook_size", 1024),
+    }
+    return build(Architecture, values, str(folder / CONFIG_NAME))

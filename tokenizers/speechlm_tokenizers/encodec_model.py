@@ -13,6 +13,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -65,6 +66,8 @@ class Architecture:
     codebook_size: int = 1024
 
     def __post_init__(self) -> None:
+        if min(self.ratios, default=0) < 1:
+            raise ConfigError(f"ratios must be at least 1 each, got {self.ratios}")
         if self.causal == (self.segment is not None) or (self.causal and self.group_norm):
             raise ConfigError(
                 "expected an EnCodec that is causal (as encodec_24khz), or one of fixed segments "
@@ -81,10 +84,13 @@ class Architecture:
     @property
     def hop_length(self) -> int:
         """Samples a frame."""
-        product = 1
-        for ratio in self.ratios:
-            product *= ratio
-        return product
+        return math.prod(self.ratios)
+
+    @property
+    def codebook_kbps(self) -> float:
+        """What a codebook takes, as EnCodec counts: by whole frames a second."""
+        frames = math.ceil(self.sample_rate / self.hop_length)
+        return math.log2(self.codebook_size) * frames / 1000
 
     @property
     def least_block(self) -> int:

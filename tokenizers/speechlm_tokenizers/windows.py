@@ -6,7 +6,7 @@ pushed. So the model sees the very same tensors either way, and its output is eq
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -81,3 +81,32 @@ class Windows:
             return None
         content = torch.cat(self._parts, dim=-1)
         return Window(content=content, skip=self._skip, keep=keep)
+
+
+class WindowedStream:
+    """A stream whose output is computed window by window, each as soon as it is whole.
+
+    See :class:`speechlm.protocols.TokenizerStream`.
+    """
+
+    def __init__(
+        self, windows: Windows, compute: Callable[[Window], Tensor], nothing: Tensor
+    ) -> None:
+        """Begin.
+
+        Args:
+            windows: Cuts what is pushed.
+            compute: Gives the output of what a window stands for, [..., m].
+            nothing: What such an output is where there is none, [..., 0].
+        """
+        self._windows, self._compute, self._nothing = windows, compute, nothing
+
+    def push(self, part: Tensor) -> Tensor:
+        """Take [..., n]; give the output that is now certain, [..., m]."""
+        results = [self._compute(window) for window in self._windows.push(part)]
+        return torch.cat([self._nothing, *results], dim=-1)
+
+    def finish(self) -> Tensor:
+        """Give the output still held back, [..., m]."""
+        last = self._windows.finish()
+        return self._nothing if last is None else self._compute(last)

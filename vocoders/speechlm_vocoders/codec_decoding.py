@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from speechlm.errors import FingerprintError, InputError
 from speechlm.protocols import Speaker, Vocoder
 from speechlm.units import Units
+from speechlm_tokenizers.windows import Window, WindowedStream, Windows
 
 
 def decode_each(
@@ -54,3 +55,34 @@ def check_codes(codes: Tensor, num_codebooks: int, vocab_size: int) -> None:
         raise InputError(
             f"expected units within 0..{vocab_size - 1}, got {int(codes.min())}..{int(codes.max())}"
         )
+
+
+class DecodingStream:
+    """One live utterance; see :class:`speechlm.protocols.VocoderStream`."""
+
+    def __init__(
+        self,
+        windows: Windows,
+        compute: Callable[[Window], Tensor],
+        num_codebooks: int,
+        vocab_size: int,
+    ) -> None:
+        """Begin.
+
+        Args:
+            windows: Cuts the codes.
+            compute: Renders what a window stands for, float32 [keep * hop_length].
+            num_codebooks: Rows that codes must have.
+            vocab_size: What they must be below.
+        """
+        self._stream = WindowedStream(windows, compute, torch.zeros(0))
+        self._num_codebooks, self._vocab_size = num_codebooks, vocab_size
+
+    def push(self, codes: Tensor) -> Tensor:
+        """Take units int64 [K, m]; give the samples now certain, float32 [n]."""
+        check_codes(codes, self._num_codebooks, self._vocab_size)
+        return self._stream.push(codes)
+
+    def finish(self) -> Tensor:
+        """Give the samples still held back, float32 [n], so that all units have theirs."""
+        return self._stream.finish()

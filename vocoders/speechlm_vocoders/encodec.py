@@ -22,11 +22,11 @@ from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.protocols import AudioTokenizer, Speaker
 from speechlm.streaming import State
 from speechlm.units import Units
-from speechlm_tokenizers.codec_loading import below, empty, fill
+from speechlm_tokenizers.codec_loading import aligned, below, empty, fill
 from speechlm_tokenizers.encodec import Encodec, EncodecConfig
 from speechlm_tokenizers.encodec_model import Decoder, ResidualQuantizer, scale_of
 from speechlm_tokenizers.windows import Windows
-from speechlm_vocoders.codec_decoding import check_codes, decode_each, refuse_voice
+from speechlm_vocoders.codec_decoding import DecodingStream, decode_each, refuse_voice
 
 KIND = "encodec"
 
@@ -46,7 +46,7 @@ class EncodecDecoder:
 
     def __init__(self, config: EncodecDecoderConfig, tensors: Mapping[str, Tensor]) -> None:
         self.config = config
-        self._tensors = dict(tensors)
+        self._tensors = aligned(tensors)
         self.fingerprint = fingerprint(KIND, asdict(config), self._tensors)
         self.tokenizer_fingerprint = config.tokenizer_fingerprint
         shape = config.tokenizer.architecture
@@ -55,8 +55,8 @@ class EncodecDecoder:
         self.num_codebooks = config.tokenizer.num_codebooks + shape.normalize
         self.vocab_size = shape.codebook_size
         self.lookahead = config.tokenizer.first_frames - 1
-        self._decoder = fill(empty(partial(Decoder, shape)), below(tensors, "decoder."), KIND)
-        self._quantizer = ResidualQuantizer(tensors["codebooks"])
+        self._decoder = fill(empty(partial(Decoder, shape)), below(self._tensors, "decoder."), KIND)
+        self._quantizer = ResidualQuantizer(self._tensors["codebooks"])
 
     @classmethod
     def for_tokenizer(cls, tokenizer: AudioTokenizer) -> Self:
@@ -85,14 +85,19 @@ class EncodecDecoder:
         """
         return decode_each(self, units, speaker, style)
 
-    def stream(
-        self, speaker: Speaker | None = None, style: str | None = None
-    ) -> EncodecDecoderStream:
+    def stream(self, speaker: Speaker | None = None, style: str | None = None) -> DecodingStream:
         refuse_voice(KIND, speaker, style)
-        return EncodecDecoderStream(self)
+        state: State = {}
+        config = self.config.tokenizer
+        return DecodingStream(
+            Windows(config.block_frames, first=config.first_frames),
+            lambda block: self._decode_block(block.content, state),
+            self.num_codebooks,
+            self.vocab_size,
+        )
 
     @torch.no_grad()
-    def decode_block(self, codes: Tensor, state: State) -> Tensor:
+    def _decode_block(self, codes: Tensor, state: State) -> Tensor:
         """Render a stream's next block, or a segment: int64 [K, m] to float32 [m * hop_length]."""
         shape = self.config.tokenizer.architecture
         features = self._quantizer.decode(codes[: self.config.tokenizer.num_codebooks])
@@ -109,27 +114,3 @@ class EncodecDecoder:
     def load(cls, folder: Path) -> Self:
         part = load_part(folder, KIND)
         return cls(build(EncodecDecoderConfig, part.config), part.tensors)
-
-
-class EncodecDecoderStream:
-    """One live utterance; see :class:`speechlm.protocols.VocoderStream`."""
-
-    def __init__(self, vocoder: EncodecDecoder) -> None:
-        self._vocoder = vocoder
-        config = vocoder.config.tokenizer
-        self._blocks = Windows(config.block_frames, first=config.first_frames)
-        self._state: State = {}
-
-    def push(self, codes: Tensor) -> Tensor:
-        """Take units int64 [K, m]; give the samples now certain, float32 [n]."""
-        check_codes(codes, self._vocoder.num_codebooks, self._vocoder.vocab_size)
-        blocks = self._blocks.push(codes)
-        waves = [self._vocoder.decode_block(block.content, self._state) for block in blocks]
-        return torch.cat([torch.zeros(0), *waves])
-
-    def finish(self) -> Tensor:
-        """Give the samples still held back, float32 [n], so that all units have theirs."""
-        last = self._blocks.finish()
-        if last is None:
-            return torch.zeros(0)
-        return self._vocoder.decode_block(last.content, self._state)
