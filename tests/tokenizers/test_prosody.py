@@ -250,6 +250,21 @@ def test_style_is_the_label_of_each_window(
     check_tokenizer(tokenizer, [wave[:RATE], wave[RATE : RATE + 5001]])
 
 
+def test_a_classifier_kept_in_half_precision_works_in_single(
+    prompts: list[Tensor], base_folder: Path, style_folder: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+    half = AutoModelForAudioClassification.from_pretrained(style_folder).half()
+    half.save_pretrained(tmp_path / "half")
+    AutoFeatureExtractor.from_pretrained(style_folder).save_pretrained(tmp_path / "half")
+    options = {"base": str(base_folder), "streams": [], "style_model": str(tmp_path / "half")}
+    tokenizer = Prosody.fit([], options, seed=1)
+    tokenizer.save(tmp_path / "saved")
+    loaded = Prosody.load(tmp_path / "saved")
+    assert torch.equal(row(loaded, "style", prompts[0]), row(tokenizer, "style", prompts[0]))
+
+
 def test_style_beside_all_other_rows(
     prompts: list[Tensor], base_folder: Path, style_folder: Path
 ) -> None:

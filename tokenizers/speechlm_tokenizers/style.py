@@ -76,7 +76,9 @@ def _read(source: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise PluginError("a style_model needs transformers: pip install transformers") from error
     try:
-        model = transformers.AutoModelForAudioClassification.from_pretrained(source)
+        model = transformers.AutoModelForAudioClassification.from_pretrained(
+            source, dtype=torch.float32
+        )
         extractor = transformers.AutoFeatureExtractor.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
