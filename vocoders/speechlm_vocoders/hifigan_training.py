@@ -62,7 +62,7 @@ class UnitHiFiGANOptions:
     """Frames that the trained vocoder renders at once."""
     adversarial_from: int = 1000
     """Batches after which the discriminators come in; until then log-mels alone."""
-    discriminator_channels: int = 8
+    discriminator_channels: int = 4
     """Of their narrowest layer, 32 in the paper."""
     discriminator_rate: float = 0.4
     """Their learning rate, of ``train.learning_rate``."""
