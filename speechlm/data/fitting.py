@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from speechlm.config import RunConfig
 from speechlm.data.corpus import Corpus, Recording, open_corpus
 from speechlm.errors import AudioError, CorpusError, PluginError
+from speechlm.files import read_json, write_json
 from speechlm.parts import CONFIG_NAME
 from speechlm.plugins import TOKENIZERS, load_tokenizer, plugin
 from speechlm.progress import progress, say
 
 MAX_RECORDINGS = 3000
 """Recordings read for a fit: a drawn sample of a larger corpus represents it as well."""
+UNREADABLE_NAME = "unreadable.json"
 
 
 def fit_tokenizer(config: RunConfig) -> None:
@@ -24,7 +30,7 @@ def fit_tokenizer(config: RunConfig) -> None:
 
     A question is followed by the recording that answers it, as in training, so that the
     answering voice has its share of the units however few recordings it has. A tokenizer that
-    is there already is kept.
+    is there already is kept; a fit that was killed goes on where the tokenizer can.
 
     Raises:
         PluginError: The tokenizer is not known, or has nothing to fit.
@@ -42,13 +48,93 @@ def fit_tokenizer(config: RunConfig) -> None:
             f"'speechlm train train.part=tokenizer tokenizer.name={config.tokenizer.name}'"
         )
     options = config.tokenizer.options
-    waves: Iterator[Tensor] = iter(())
+    waves: Iterable[Tensor] = ()
     if getattr(kind, "needs_corpus", lambda options: True)(options):
         chosen = _choose(open_corpus(config.corpus_path), config.seed)
-        waves = _waves(chosen, kind.sample_rate, config.corpus_path)
+        job = [config.tokenizer.name, options, config.seed]
+        work = _work_folder(folder, job, chosen)
+        waves = CorpusWaves(chosen, kind.sample_rate, config.corpus_path, work)
     tokenizer = kind.fit(waves, options, config.seed)
     tokenizer.save(folder)
+    if isinstance(waves, CorpusWaves):
+        shutil.rmtree(waves.work, ignore_errors=True)
     say(f"{folder}: {tokenizer.fingerprint}, {tokenizer.vocab_size} units")
+
+
+class CorpusWaves:
+    """Recordings of a corpus to fit on; see :class:`speechlm.protocols.ResumableWaves`.
+
+    Those that cannot be read are named and left out. Which they are is kept in ``work``, so that
+    a fit that goes on need not try them again to know how many it has heard.
+    """
+
+    def __init__(
+        self, recordings: Sequence[Recording], sample_rate: int, path: Path, work: Path
+    ) -> None:
+        """Begin, or go on.
+
+        Args:
+            recordings: What to read, in order.
+            sample_rate: The rate to give them at, Hz.
+            path: The corpus, for errors.
+            work: Folder for what shall survive a kill; made when something is kept in it.
+        """
+        self.work = work
+        self._recordings, self._sample_rate, self._path = recordings, sample_rate, path
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.after(0)
+
+    def after(self, count: int) -> Iterator[Tensor]:
+        """All but the first ``count`` that can be read, float32 [T]; these are not read."""
+        unreadable = self._unreadable()
+        start, heard = 0, 0
+        while heard < count and start < len(self._recordings):
+            heard += start not in unreadable
+            start += 1
+        if start:
+            say(f"going on after {start} of {len(self._recordings)} recordings")
+        with progress("fitting", len(self._recordings), "recordings") as advance:
+            advance(start)
+            for place, recording in enumerate(self._recordings[start:], start):
+                try:
+                    yield recording.load(self._sample_rate)
+                except AudioError as error:
+                    say(f"left out of the fit: {error}")
+                    if place not in unreadable:
+                        unreadable.add(place)
+                        write_json(self.work / UNREADABLE_NAME, sorted(unreadable))
+                advance()
+        if len(unreadable) == len(self._recordings):
+            raise CorpusError(
+                f"{self._path}: none of its {len(unreadable)} recordings can be read, so nothing "
+                "to fit on"
+            )
+
+    def _unreadable(self) -> set[int]:
+        path = self.work / UNREADABLE_NAME
+        return set(read_json(path)) if path.is_file() else set()
+
+
+def _work_folder(folder: Path, job: Any, recordings: Sequence[Recording]) -> Path:
+    """Where a fit keeps what it has done: another job, or corpus, has another folder."""
+    heard = [
+        [each.id, str(each.source), each.start_s, each.duration_s, _size(each)]
+        for each in recordings
+    ]
+    digest = hashlib.sha256(json.dumps([job, heard], default=str).encode()).hexdigest()[:16]
+    work = folder.with_name(f".{folder.name}-fitting-{digest}")
+    for other in folder.parent.glob(f".{folder.name}-fitting-*"):
+        if other != work:
+            shutil.rmtree(other, ignore_errors=True)
+    return work
+
+
+def _size(recording: Recording) -> int | None:
+    try:
+        return None if recording.audio is None else recording.audio.stat().st_size
+    except OSError:
+        return None  # loading it says what is wrong
 
 
 def _choose(corpus: Corpus, seed: int) -> list[Recording]:
@@ -63,19 +149,3 @@ def _choose(corpus: Corpus, seed: int) -> list[Recording]:
         if len(chosen) >= MAX_RECORDINGS:
             break
     return chosen
-
-
-def _waves(recordings: list[Recording], sample_rate: int, path: Path) -> Iterator[Tensor]:
-    failed = 0
-    with progress("fitting", len(recordings), "recordings") as advance:
-        for recording in recordings:
-            try:
-                yield recording.load(sample_rate)
-            except AudioError as error:
-                failed += 1
-                say(f"left out of the fit: {error}")
-            advance()
-    if failed == len(recordings):
-        raise CorpusError(
-            f"{path}: none of its {failed} recordings can be read, so nothing to fit on"
-        )
