@@ -136,8 +136,12 @@ def small_dac(ratios: tuple[int, ...] = (2, 4, 5), seed: int = 0) -> Any:
     )
     model = DacModel(config).eval()
     _spread(model)
-    for quantizer in model.quantizer.quantizers:
-        nn.init.normal_(quantizer.codebook.weight)
+    with torch.no_grad():
+        rest = model.encoder(speechlike(model.config.hop_length * 600)[None, None])
+        for quantizer in model.quantizer.quantizers:
+            rows = quantizer.in_proj(rest)[0].T
+            quantizer.codebook.weight.copy_(rows[torch.randperm(600)[:CODEBOOK_SIZE]])
+            rest = rest - quantizer(rest)[0]
     return model
 
 
