@@ -41,6 +41,8 @@ WINDOW = 125
 SAME = 100
 """Frames whose codes are compared; when its ring is full, the peer forgets a position early."""
 TOLERANCE = 1e-4
+FEWEST = 20
+"""Codes of the first codebook that must be in play for equality to mean something."""
 BLOCKS = (1, 4, 25)
 SECONDS = 10
 """Of the whole recording."""
@@ -81,10 +83,23 @@ def make_peer(changes: dict[str, dict[str, Any]]) -> Any:
         config[part] |= values
     torch.manual_seed(0)
     peer = loaders.get_mimi(None, config, num_codebooks=NUM_CODEBOOKS)
-    for name, buffer in peer.named_buffers():
-        if name.endswith("embedding_sum"):
-            buffer.normal_()
+    with torch.no_grad():
+        heard = peer.encode_to_latent(noise(2 * WINDOW * peer.frame_size)[None], quantize=False)
+        for quantizer in (peer.quantizer.rvq_first, peer.quantizer.rvq_rest):
+            latents = quantizer.input_proj(heard)[0]
+            middle, spread = latents.mean(dim=1), latents.std(dim=1)
+            for level, layer in enumerate(quantizer.vq.layers):
+                rows = layer._codebook.embedding_sum.normal_().mul_(spread / (1 + level))
+                rows += middle if level == 0 else 0
     return peer
+
+
+def noise(samples: int) -> Tensor:
+    """Sound that becomes louder and softer, float32 [1, T]."""
+    generator = torch.Generator().manual_seed(1)
+    steps = -(-samples // 480)
+    loudness = torch.rand(steps, generator=generator).repeat_interleave(480)[:samples]
+    return (loudness * torch.randn(samples, generator=generator))[None]
 
 
 def tokenizer_of(weights: dict[str, Tensor], block: int = 1) -> Mimi:
@@ -100,19 +115,20 @@ def compare_frames(bench: Benchmark, threads: int, tokenizer: Mimi, peer: Any) -
     count = 2 if bench.args.quick else FRAMES
     hop, vocoder = tokenizer.hop_length, MimiDecoder.for_tokenizer(tokenizer)
     ears, mouth = tokenizer.stream(), vocoder.stream()
-    generator = torch.Generator().manual_seed(1)
-    heard = 0.3 * torch.randn(WINDOW * hop, generator=generator)
+    heard = noise(WINDOW * hop)[0]
     with peer.streaming(1):
-        spoken = 0.0
+        spoken, used = 0.0, set()
         for number, frame in enumerate(heard.split(hop)):
             codes, wave = ears.push(frame), mouth.push(units := peer.encode(frame[None, None])[0])
             expected = peer.decode(units[None])[0, 0]
             spoken = max(spoken, float(expected.abs().max()))
+            used.update(units[0].tolist())
             if number < SAME:
                 assert torch.equal(codes, units), f"codes of frame {number} differ"
                 assert (wave - expected).abs().max() < TOLERANCE * spoken, "waves differ"
+        assert len(used) > FEWEST, f"only {len(used)} codes of the first codebook are in play"
         frames = heard[: count * hop].split(hop)
-        units = torch.randint(tokenizer.vocab_size, (NUM_CODEBOOKS, count), generator=generator)
+        units = torch.randint(tokenizer.vocab_size, (NUM_CODEBOOKS, count))
         codes = units.split(1, dim=1)
         encoding = in_turns(
             {
@@ -148,7 +164,7 @@ def compare_whole(bench: Benchmark, weights: dict[str, Tensor], peer: Any) -> No
     seconds = 1 if bench.args.quick else SECONDS
     ours = {block: tokenizer_of(weights, block) for block in BLOCKS}
     rate = ours[1].sample_rate
-    wave = 0.3 * torch.randn(1, seconds * rate, generator=torch.Generator().manual_seed(2))
+    wave = noise(seconds * rate)
     expected = peer.encode(wave[None])[0]
     contenders: dict[str, Callable[[], object]] = {"moshi": lambda: peer.encode(wave[None])}
     notes = {}
