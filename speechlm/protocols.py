@@ -19,6 +19,9 @@ Beside these a part's class may offer ways to be made:
 ``for_tokenizer(tokenizer)``
     For vocoders: with no training of its own. A tokenizer's ``default_vocoder``, where it has
     one, names the vocoder that can be made so.
+``from_options(tokenizer, options)``
+    For vocoders: from a published checkpoint that options name. What ``speechlm fit
+    vocoder.name=...`` calls.
 ``training(...)``
     By ``speechlm train``: see :class:`PartTraining`.
 """

@@ -12,6 +12,7 @@ from speechlm.errors import FingerprintError, PluginError
 from speechlm.parts import CONFIG_NAME
 from speechlm.plugins import AUTO, load_tokenizer, load_vocoder
 from speechlm.protocols import AudioTokenizer, Speaker, Vocoder
+from speechlm.speaker import EMBEDDING_DIM, default_speaker_encoder
 from speechlm.units import Units
 
 
@@ -33,7 +34,8 @@ class Resynthesizer:
         self.tokenizer = tokenizer
         self.vocoder = vocoder
         self.speaker: Speaker | None = None
-        """The voice to speak in, for vocoders that take one."""
+        """The voice to speak in, for vocoders that take one; None for the recording's own when
+        one is resynthesized, else for the vocoder's."""
 
     @classmethod
     def open(cls, folder: str | Path, vocoder: str | Path | None = None) -> Self:
@@ -83,4 +85,13 @@ class Resynthesizer:
         Returns:
             float32 [T'] at :attr:`sample_rate`, as long as the recording up to one frame.
         """
-        return self.vocoder.decode([self.encode(wave, sample_rate)], speaker=self.speaker)[0]
+        units = self.encode(wave, sample_rate)
+        return self.vocoder.decode([units], speaker=self.voice_of(wave, sample_rate))[0]
+
+    def voice_of(self, wave: Tensor, sample_rate: int) -> Speaker | None:
+        """The voice to resynthesize a recording in: its own, where none is set."""
+        if self.speaker is not None:
+            return self.speaker
+        if getattr(self.vocoder, "speaker_dim", 0) != EMBEDDING_DIM:
+            return None
+        return default_speaker_encoder().embed(wave, sample_rate)

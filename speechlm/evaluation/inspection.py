@@ -233,8 +233,9 @@ def _resynthesize(
     waves, spent = [], 0.0
     with progress("rendering", len(heard), "recordings") as advance:
         for each in heard:
+            voice = resynthesizer.voice_of(each.wave, rate)
             start = time.perf_counter()
-            waves += vocoder.decode([each.units], speaker=resynthesizer.speaker)
+            waves += vocoder.decode([each.units], speaker=voice)
             spent += time.perf_counter() - start
             advance()
     seconds = sum(len(wave) for wave in waves) / vocoder.sample_rate

@@ -75,6 +75,35 @@ class UnitHiFiGANConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedOptions:
+    """``vocoder.options`` that name a published checkpoint instead of a training."""
+
+    checkpoint: Path | None = None
+    """A ``.pt`` of fairseq, textless, Spirit LM or speech-resynthesis, with ``config``."""
+    config: Path | None = None
+    """Its JSON."""
+    seamless: Path | None = None
+    """Or a folder of transformers' SeamlessM4T."""
+    sha256: str | None = None
+    """What the checkpoint's SHA-256 must be."""
+    speakers: Path | None = None
+    """Names of the voices, one a line; their numbers without."""
+    styles: Path | None = None
+    """Names of the styles, one a line; their numbers without."""
+    predict_durations: bool = False
+    block: int = BLOCK
+
+    def __post_init__(self) -> None:
+        if (self.seamless is None) == (self.checkpoint is None) or (
+            (self.checkpoint is None) != (self.config is None)
+        ):
+            raise ConfigError(
+                "expected vocoder.options.checkpoint with vocoder.options.config, or "
+                "vocoder.options.seamless alone"
+            )
+
+
 class UnitHiFiGAN:
     """Renders units by HiFi-GAN; exactly streamed."""
 
@@ -98,8 +127,37 @@ class UnitHiFiGAN:
         """Raise PluginError: it is trained, or read from a published checkpoint."""
         raise PluginError(
             f"vocoder {KIND!r} must be trained for {tokenizer.fingerprint!r}: run 'speechlm train "
-            f"train.part=vocoder vocoder.name={KIND}', or read a published one by "
-            "UnitHiFiGAN.from_checkpoint"
+            f"train.part=vocoder vocoder.name={KIND}', or take a published one: 'speechlm fit "
+            f"vocoder.name={KIND} vocoder.options.checkpoint=G.pt vocoder.options.config=G.json'"
+        )
+
+    @classmethod
+    def from_options(cls, tokenizer: AudioTokenizer, options: Mapping[str, Any]) -> Self:
+        """Read the checkpoint that :class:`PublishedOptions` name.
+
+        Raises:
+            ConfigError: An option is not known, or they name none.
+            CheckpointError: See :meth:`from_checkpoint`.
+        """
+        given = build(PublishedOptions, options, "vocoder.options")
+        if given.seamless is not None:
+            return cls.from_seamless(
+                given.seamless,
+                tokenizer,
+                predict_durations=given.predict_durations,
+                block=given.block,
+            )
+        assert given.checkpoint is not None
+        assert given.config is not None
+        return cls.from_checkpoint(
+            given.checkpoint,
+            given.config,
+            tokenizer,
+            sha256=given.sha256,
+            speakers=given.speakers,
+            styles=given.styles,
+            predict_durations=given.predict_durations,
+            block=given.block,
         )
 
     @classmethod
