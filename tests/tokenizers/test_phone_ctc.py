@@ -165,8 +165,9 @@ def test_an_exported_encoder_is_a_start_for_training(tokenizer: PhoneCTC, tmp_pa
     [
         ({"model_type": "wav2vec2"}, "model_type 'wav2vec2-bert', got 'wav2vec2'"),
         ({"position_embeddings_type": "rotary"}, "'relative_key', got 'rotary'"),
-        ({"hidden_size": None}, "holds a value|expected|None|must"),
+        ({"hidden_size": None}, "model_dim: input should be a valid integer, got None"),
         ({"num_hidden_layers": 4}, r"lacks the tensor encoder\.layers\.3"),
+        ({"feature_projection_input_dim": 100}, r"weight is \[160\]"),
         ({"intermediate_size": 30}, r"config\.json says \[30"),
     ],
     ids=str,

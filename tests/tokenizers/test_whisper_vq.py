@@ -269,6 +269,7 @@ def test_the_sha256_of_the_weights_is_checked(checkpoint: Path) -> None:
         ({"activation_function": "relu"}, "expected the activation_function 'gelu', got 'relu'"),
         ({"pooling_kernel_size": 3}, r"pooling \(3\) must divide max_frames"),
         ({"pooling_position": 4}, r"pooling_layer \(4\) must be within 1\.\.num_layers \(3\)"),
+        ({"d_model": None}, "expected the configuration of a Whisper, got d_model None"),
         ({"d_model": 30}, r"num_heads \(4\) must divide model_dim \(30\)"),
         ({"quantize_position": 5}, "lacks the tensor layers.4"),
         ({"encoder_ffn_dim": 40}, r"fc1.weight is \[48, 32\], but its config.json says \[40, 32\]"),
@@ -355,6 +356,13 @@ def test_a_recording_longer_than_whisper_hears_is_refused(plain: Path) -> None:
         InputError, match=r"recordings of at most 2 s, as Whisper hears, got 2\.5 s"
     ):
         training(batch)
+
+
+def test_training_starts_from_a_whisper_alone(tmp_path: Path) -> None:
+    config = {**small_whisper.SIZES, "d_model": "32"}
+    folder = small_whisper.save(tmp_path / "other", config, {"a": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="configuration of a Whisper, got d_model '32'"):
+        WhisperVQ.training({**OPTIONS, "model": str(folder)}, seed=1)
 
 
 @pytest.mark.parametrize(

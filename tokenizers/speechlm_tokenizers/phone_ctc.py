@@ -71,7 +71,7 @@ class PhoneCTCConfig:
     dropout: float = 0.1
     commitment: float = 0.25
     """Weight of the distance between vectors and their codes beside the loss of CTC."""
-    quantize_after: int = 200
+    quantize_after: int = 300
     """Steps of training before the codebook starts, from k-means over what there is by then."""
 
     def __post_init__(self) -> None:
@@ -236,8 +236,9 @@ class PhoneCTC:
     def _read(self, window: Window) -> tuple[Tensor, Tensor, Tensor]:
         """All units of a window, int64 [m']; those that it stands for; and its frames."""
         content = window.content.to(self.device)
-        features, frames = self._body.features(content[None], torch.tensor([content.shape[0]]))
-        vectors, _ = self._body.lower(features, frames.to(self.device))
+        length = torch.tensor([content.shape[0]], device=self.device)
+        features, frames = self._body.features(content[None], length)
+        vectors, _ = self._body.lower(features, frames)
         codes = assign(vectors[0], self._codebook)
         hop = self.hop_length
         return codes, codes[window.skip // hop : -(-(window.skip + window.keep) // hop)], frames

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from speechlm.errors import CheckpointError, ConfigError
 from speechlm.files import write_folder_aside, write_json
-from speechlm.settings import at_least
+from speechlm.settings import at_least, build
 from speechlm_tokenizers.encoder_checkpoint import (
     CONFIG_NAME,
     open_folder,
@@ -48,6 +48,18 @@ MARGIN = (WINDOW - MEL_HOP) // 2
 PREEMPHASIS = 0.97
 FLOOR = 2.0**-23
 """Least energy of a band."""
+
+
+PUBLISHED = {
+    "num_layers": 24,
+    "model_dim": 1024,
+    "num_heads": 16,
+    "ffn_dim": 4096,
+    "kernel_size": 31,
+    "left_distance": 64,
+    "right_distance": 8,
+}
+"""The shape of facebook/w2v-bert-2.0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -296,20 +308,22 @@ def read_encoder(model: str, dropout: float) -> Encoder:
             raise CheckpointError(
                 f"{path}: expected {key} {expected!r}, got {found!r}; give a w2v-BERT 2.0"
             )
+    sizes = {
+        "num_layers": "num_hidden_layers",
+        "model_dim": "hidden_size",
+        "num_heads": "num_attention_heads",
+        "ffn_dim": "intermediate_size",
+        "kernel_size": "conv_depthwise_kernel_size",
+        "left_distance": "left_max_position_embeddings",
+        "right_distance": "right_max_position_embeddings",
+    }
+    # What transformers leaves out of config.json is as in w2v-BERT 2.0.
+    given = {name: values[key] for name, key in sizes.items() if key in values}
+    width = values.get("feature_projection_input_dim", STACK * 80)
+    given["num_mels"] = width // STACK if isinstance(width, int) else width
     try:
-        shape = EncoderShape(
-            num_mels=values.get("feature_projection_input_dim", 160) // STACK,
-            num_layers=values["num_hidden_layers"],
-            model_dim=values["hidden_size"],
-            num_heads=values["num_attention_heads"],
-            ffn_dim=values["intermediate_size"],
-            kernel_size=values.get("conv_depthwise_kernel_size", 31),
-            left_distance=values.get("left_max_position_embeddings", 64),
-            right_distance=values.get("right_max_position_embeddings", 8),
-        )
-    except KeyError as error:
-        raise CheckpointError(f"{path} lacks {error}; download it again") from error
-    except (TypeError, ConfigError) as error:
+        shape = build(EncoderShape, {**PUBLISHED, **given})
+    except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     with torch.device("meta"):
         encoder = Encoder(shape, dropout)

@@ -98,7 +98,7 @@ class CTCTraining(nn.Module):
         self.body = body
         self.quantizer = ResidualVQ(1, num_units, dim)
         self.learner = CodebookLearner(
-            self.quantizer, decay=0.99, warmup=quantize_after, reserve=32 * num_units
+            self.quantizer, decay=0.99, warmup=quantize_after, reserve=min(32 * num_units, 65_536)
         )
         self.head = nn.Linear(dim, 1 + len(labels))
         self._labels = labels
@@ -108,17 +108,18 @@ class CTCTraining(nn.Module):
 
     def forward(self, batch: SegmentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         draw = torch.Generator().manual_seed(self._seed * 1_000_003 + batch.number)
-        features, frames = self._body.features(_with_noise(batch, draw), batch.lengths)
+        features, frames = self._hear(_with_noise(batch, draw), batch.lengths)
         features = _with_gaps(features, frames, draw)
         scores, terms = self._read(features, frames, draw)
         ctc, unaligned = self._ctc(scores, frames, self._targets(batch))
         loss = ctc + self._commitment * terms["commitment"]
-        return loss, {"ctc": ctc, "unaligned": unaligned, **terms}
+        terms = {"ctc": ctc, "unaligned": unaligned, **terms}
+        return loss, {name: term.detach() for name, term in terms.items()}
 
     @torch.no_grad()
     def measure(self, batch: SegmentBatch) -> dict[str, Tensor]:
         """``loss``: of CTC, in nats a label; ``error_rate``: of labels, as read greedily."""
-        features, frames = self._body.features(batch.waves, batch.lengths)
+        features, frames = self._hear(batch.waves, batch.lengths)
         scores, terms = self._read(features, frames, None)
         targets = self._targets(batch)
         wrong = sum(
@@ -135,7 +136,7 @@ class CTCTraining(nn.Module):
         Raises:
             ConfigError: Training ended before there was a codebook.
         """
-        if not self.learner.started:
+        if not self.learner.started():
             raise ConfigError(
                 f"the codebook starts after {self.learner.warmup} steps, but training ended at "
                 f"{int(self.learner.step)}: raise train.max_steps, or lower "
@@ -157,6 +158,12 @@ class CTCTraining(nn.Module):
     def _body(self) -> Body:
         return self.body  # type: ignore[return-value]
 
+    @torch.no_grad()
+    def _hear(self, waves: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        # Spectra span more than half precision can hold.
+        with torch.autocast(waves.device.type, enabled=False):
+            return self._body.features(waves, lengths)
+
     def _read(
         self, features: Tensor, frames: Tensor, draw: torch.Generator | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -164,7 +171,7 @@ class CTCTraining(nn.Module):
         vectors, counts = self._body.lower(features, frames)
         real = torch.arange(vectors.shape[1], device=vectors.device) < counts[:, None]
         rows = vectors[real].float()[None]
-        ready = self.learner.started
+        ready = self.learner.started()
         if draw is not None:
             ready = self.learner.prepare(self.quantizer, rows.detach(), draw)
         terms = {name: rows.new_zeros(()) for name in ("commitment", "perplexity")}

@@ -299,10 +299,12 @@ def whisper_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
         "model_dim": "d_model",
         "num_heads": "encoder_attention_heads",
         "ffn_dim": "encoder_ffn_dim",
+        "num_layers": "encoder_layers",
         "max_frames": "max_source_positions",
     }
-    if missing := [key for key in known.values() if key not in config]:
-        raise ConfigError(f"it has no {missing[0]}: expected the configuration of a Whisper")
+    for key in known.values():
+        if not isinstance(value := config.get(key), int) or value < 1:
+            raise ConfigError(f"expected the configuration of a Whisper, got {key} {value!r}")
     if (activation := config.get("activation_function", "gelu")) != "gelu":
         raise ConfigError(f"expected the activation_function 'gelu', got {activation!r}")
     return {name: config[key] for name, key in known.items()}

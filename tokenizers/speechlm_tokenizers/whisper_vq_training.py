@@ -67,7 +67,7 @@ class WhisperVQTraining:
     """How much is heard before units come."""
     commitment: float = 0.25
     """Weight of the distance between vectors and their codes."""
-    quantize_after: int = 200
+    quantize_after: int = 300
     """Steps before the codebook starts."""
 
     def __post_init__(self) -> None:
@@ -142,7 +142,7 @@ def begin_training(kind: type[Made], options: Mapping[str, Any], seed: int) -> C
         sizes = whisper_sizes(values)
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
-    num_layers = int(values.get("encoder_layers", 0))
+    num_layers = sizes.pop("num_layers")
     position = chosen.bottleneck_layer or (num_layers + 1) // 2
     if position >= num_layers:
         raise ConfigError(
