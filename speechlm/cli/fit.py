@@ -28,8 +28,13 @@ EXAMPLES = (
         "speechlm fit tokenizer.name=ssl-kmeans tokenizer.options.preset=twist --trust",
         "a published pair, whose k-means is a pickle",
     ),
+    (
+        "speechlm fit -o runs/twist vocoder.name=unit-hifigan "
+        "vocoder.options='{checkpoint: G.pt, config: G.json}'",
+        "and a published vocoder of its units",
+    ),
 )
-SECTIONS = ("tokenizer", "corpus")
+SECTIONS = ("tokenizer", "corpus", "vocoder")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -45,7 +50,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from speechlm.data.fitting import fit_tokenizer
+    from speechlm.data.fitting import fit_tokenizer, take_vocoder
 
     config = args.config
     if args.trust:
@@ -53,3 +58,5 @@ def run(args: Namespace) -> None:
         config = replace(config, tokenizer=replace(config.tokenizer, options=options))
     fit_tokenizer(config)
     print(config.tokenizer_path)
+    if config.train.part == "unit-lm" and take_vocoder(config):
+        print(config.vocoder_path)

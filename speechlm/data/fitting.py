@@ -17,7 +17,7 @@ from speechlm.data.corpus import Corpus, Recording, open_corpus
 from speechlm.errors import AudioError, CorpusError, PluginError
 from speechlm.files import read_json, write_json
 from speechlm.parts import CONFIG_NAME
-from speechlm.plugins import TOKENIZERS, load_tokenizer, plugin
+from speechlm.plugins import AUTO, TOKENIZERS, VOCODERS, load_tokenizer, load_vocoder, plugin
 from speechlm.progress import progress, say
 
 MAX_RECORDINGS = 3000
@@ -59,6 +59,36 @@ def fit_tokenizer(config: RunConfig) -> None:
     if isinstance(waves, CorpusWaves):
         shutil.rmtree(waves.work, ignore_errors=True)
     say(f"{folder}: {tokenizer.fingerprint}, {tokenizer.vocab_size} units")
+
+
+def take_vocoder(config: RunConfig) -> bool:
+    """Read the published vocoder that ``vocoder.options`` name into ``config.vocoder_path``.
+
+    Returns:
+        Whether one was named; without ``vocoder.name`` and options there is nothing to do.
+
+    Raises:
+        PluginError: The vocoder is not known, or none of its kind is published.
+        ConfigError: An option is not known.
+        CheckpointError: The checkpoint cannot be read, or is for other units.
+    """
+    name, options = config.vocoder.name, config.vocoder.options
+    if name == AUTO or not options:
+        return False
+    folder = config.vocoder_path
+    if (folder / CONFIG_NAME).is_file():
+        say(f"{folder}: there already ({load_vocoder(folder).fingerprint})")
+        return True
+    kind = plugin(VOCODERS, name)
+    if not hasattr(kind, "from_options"):
+        raise PluginError(
+            f"vocoder {name!r} is read from no published checkpoint: train it, 'speechlm train "
+            f"train.part=vocoder vocoder.name={name}', or give it no vocoder.options here"
+        )
+    vocoder = kind.from_options(load_tokenizer(config.tokenizer_path), options)
+    vocoder.save(folder)
+    say(f"{folder}: {vocoder.fingerprint}")
+    return True
 
 
 class CorpusWaves:

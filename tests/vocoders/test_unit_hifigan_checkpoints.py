@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from speechlm.cli.main import main
 from speechlm.errors import CheckpointError
+from speechlm.plugins import load_vocoder
 from speechlm.testing import check_vocoder
 from speechlm.units import Units
 from speechlm_tokenizers.logmel_kmeans import LogMelKMeans
@@ -217,6 +219,22 @@ def test_it_keeps_its_promises_and_needs_no_checkpoint_any_more(
     vocoder = _read(folder, tokenizer)
     (folder / "generator.pt").unlink()
     check_vocoder(vocoder, [_units(tokenizer, 30), _units(tokenizer, 4)])
+
+
+def test_the_command_takes_a_published_vocoder_for_a_run(
+    tmp_path: Path, tokenizer: LogMelKMeans, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = _publish(tmp_path / "published", SETTINGS)
+    tokenizer.save(tmp_path / "run" / "tokenizer")
+    checkpoint, config = folder / "generator.pt", folder / "config.json"
+    words = ["fit", f"output={tmp_path / 'run'}", "vocoder.name=unit-hifigan"]
+    options = f"vocoder.options={{checkpoint: {checkpoint}, config: {config}}}"
+    assert main([*words, "vocoder.options.checkpoint=G.pt"]) == 2
+    assert "vocoder.options.checkpoint with vocoder.options.config" in capsys.readouterr().err
+    for _ in range(2):  # the second time it is there already
+        assert main([*words, options]) == 0
+    taken = load_vocoder(tmp_path / "run" / "vocoder")
+    assert taken.fingerprint == _read(folder, tokenizer).fingerprint
 
 
 def test_durations_are_the_published_ones_whatever_shares_the_batch(
