@@ -51,12 +51,15 @@ def test_it_keeps_every_promise_of_a_vocoder(
 
 
 def test_it_sounds_as_the_bases_units_do(
-    vocoder: ProsodyVocoder, tokenizer: Prosody, waves: list[Tensor]
+    vocoder: ProsodyVocoder, tokenizer: Prosody, waves: list[Tensor], tmp_path: Path
 ) -> None:
     plain = CentroidMel.for_tokenizer(tokenizer.base)
     expected = plain.decode([tokenizer.base.encode(waves[0][None])[0]])[0]
     units = _units(tokenizer, waves[0])
     assert torch.equal(vocoder.decode([units])[0], expected)
+    plain.save(tmp_path / "trained")
+    held = ProsodyVocoder.from_options(tokenizer, {"base": str(tmp_path / "trained")})
+    assert held.fingerprint == vocoder.fingerprint
     assert torch.equal(vocoder.decode([units.collapse()])[0], expected)
 
 

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from speechlm.audio import load_audio
 from speechlm.data.human import human_clips
-from speechlm.errors import FingerprintError, InputError, PluginError
+from speechlm.errors import (
+    CheckpointError,
+    ConfigError,
+    FingerprintError,
+    InputError,
+    PluginError,
+)
 from speechlm.plugins import load_vocoder
 from speechlm.testing import check_vocoder, check_vocoder_stream
 from speechlm.units import Units
@@ -114,12 +120,21 @@ def test_collapsed_tokens_last_as_long_as_they_are_told(
 
 
 def test_it_holds_a_vocoder_that_was_trained_for_the_units(
-    tokenizers: dict[bool, UnitBPE], waves: list[Tensor]
+    tokenizers: dict[bool, UnitBPE], waves: list[Tensor], tmp_path: Path
 ) -> None:
     tokenizer = tokenizers[False]
     trained = CentroidMel.for_tokenizer(tokenizer.base)
     vocoder = UnitBPEVocoder.for_tokenizer(tokenizer, trained)
     assert vocoder.base is trained
+    trained.save(tmp_path / "trained")
+    by_options = UnitBPEVocoder.from_options(tokenizer, {"base": str(tmp_path / "trained")})
+    assert by_options.fingerprint == vocoder.fingerprint
+    with pytest.raises(ConfigError, match=r"did you mean 'vocoder\.options\.base'"):
+        UnitBPEVocoder.from_options(tokenizer, {"bass": "anything"})
+    with pytest.raises(ConfigError, match=r"vocoder\.options\.base"):
+        UnitBPEVocoder.from_options(tokenizer, {})
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        UnitBPEVocoder.from_options(tokenizer, {"base": str(tmp_path / "nowhere")})
     other = LogMelKMeans.fit(waves[:9], {"num_units": 60, "iterations": 1}, seed=2)
     with pytest.raises(FingerprintError, match=r"vocoder that 'unit-bpe' is to hold was made for"):
         UnitBPEVocoder.for_tokenizer(tokenizer, CentroidMel.for_tokenizer(other))

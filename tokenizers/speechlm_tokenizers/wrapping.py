@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from speechlm.config import build
 from speechlm.errors import ConfigError, FingerprintError, PluginError
 from speechlm.parts import CONFIG_NAME, WEIGHTS_NAME, Part, load_part, part_kind, save_part
 from speechlm.plugins import AUTO, load_tokenizer, load_vocoder, plugin
@@ -20,6 +22,14 @@ from speechlm.protocols import AudioTokenizer, Vocoder
 
 BASE = "base"
 _PREFIX = f"{BASE}."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HolderOptions:
+    """Options of a vocoder that holds another one."""
+
+    base: Path
+    """A vocoder's folder, or a bundle's: one that was made for the tokenizer inside."""
 
 
 def take_base(kind: str, options: Mapping[str, Any]) -> tuple[AudioTokenizer, dict[str, Any]]:
@@ -38,6 +48,16 @@ def take_base(kind: str, options: Mapping[str, Any]) -> tuple[AudioTokenizer, di
             "expected tokenizer.options.base=FOLDER, got none"
         )
     return load_tokenizer(str(base)), others
+
+
+def base_vocoder(options: Mapping[str, Any]) -> Vocoder:
+    """Load the vocoder that ``options`` name as ``base``.
+
+    Raises:
+        ConfigError: None is named, or an option is not known.
+        CheckpointError: Its folder is missing, partial, or changed since it was saved.
+    """
+    return load_vocoder(build(HolderOptions, options, "vocoder.options").base)
 
 
 def wrapped_vocoder(

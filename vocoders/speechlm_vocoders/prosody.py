@@ -6,10 +6,10 @@ base's units has no use for them. One that has is trained on all rows instead.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from speechlm.plugins import VOCODERS
 from speechlm.protocols import AudioTokenizer, Speaker, Vocoder
 from speechlm.units import Units
 from speechlm_tokenizers.prosody import Prosody
-from speechlm_tokenizers.wrapping import pack, unpack, wrapped_vocoder
+from speechlm_tokenizers.wrapping import base_vocoder, pack, unpack, wrapped_vocoder
 
 KIND = "prosody"
 
@@ -78,6 +78,18 @@ class ProsodyVocoder:
             num_rendered=tokenizer.base.num_codebooks,
         )
         return cls(config, base)
+
+    @classmethod
+    def from_options(cls, tokenizer: AudioTokenizer, options: Mapping[str, Any]) -> Self:
+        """Build one around the vocoder in the folder ``options["base"]``.
+
+        Raises:
+            ConfigError: No base is named, or an option is not known.
+            CheckpointError: It cannot be read.
+            PluginError: As :meth:`for_tokenizer` does.
+            FingerprintError: The same.
+        """
+        return cls.for_tokenizer(tokenizer, base_vocoder(options))
 
     def decode(
         self, units: Sequence[Units], speaker: Speaker | None = None, style: str | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from speechlm.plugins import VOCODERS
 from speechlm.protocols import AudioTokenizer, Speaker, Vocoder
 from speechlm.units import Units
 from speechlm_tokenizers.unit_bpe import TokenTable, UnitBPE
-from speechlm_tokenizers.wrapping import pack, unpack, wrapped_vocoder
+from speechlm_tokenizers.wrapping import base_vocoder, pack, unpack, wrapped_vocoder
 
 KIND = "unit-bpe"
 
@@ -90,6 +90,18 @@ class UnitBPEVocoder:
         if table.run_lengths is not None:
             tensors["run_lengths"] = table.run_lengths.float()
         return cls(UnitBPEVocoderConfig(tokenizer_fingerprint=tokenizer.fingerprint), base, tensors)
+
+    @classmethod
+    def from_options(cls, tokenizer: AudioTokenizer, options: Mapping[str, Any]) -> Self:
+        """Build one around the vocoder in the folder ``options["base"]``.
+
+        Raises:
+            ConfigError: No base is named, or an option is not known.
+            CheckpointError: It cannot be read.
+            PluginError: As :meth:`for_tokenizer` does.
+            FingerprintError: The same.
+        """
+        return cls.for_tokenizer(tokenizer, base_vocoder(options))
 
     def decode(
         self, units: Sequence[Units], speaker: Speaker | None = None, style: str | None = None
