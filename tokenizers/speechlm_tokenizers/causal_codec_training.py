@@ -1,0 +1,353 @@
+"""How ``causal-codec`` learns: to sound like what it heard, and to name it as a teacher does.
+
+The loss is a sum of
+
+* the distance between log-mels at several resolutions, which alone makes speech intelligible;
+* commitment: how far vectors are from what the codes stand for;
+* from step ``adversarial_from`` on, what discriminators think, and what they see on the way;
+* with a teacher, how far the first codebook is from another tokenizer's units: SpeechTokenizer's
+  loss where that codebook is the quantizer's first level, Mimi's where it stands beside the rest.
+
+A segment begins without the past that the sound before it would have left, so the first frames
+count in no loss. What lies beyond a recording's end is silence, and is learnt as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechlm.audio import resample
+from speechlm.config import build
+from speechlm.errors import ConfigError, PluginError
+from speechlm.plugins import load_tokenizer
+from speechlm.protocols import Need, SegmentBatch
+from speechlm.settings import at_least
+from speechlm.training.adversarial import Discriminators, MelLoss, adversarial_losses
+from speechlm_tokenizers.causal_codec_model import (
+    CausalCodecConfig,
+    CausalCodecModel,
+)
+from speechlm_tokenizers.quantizers import (
+    CodebookLearner,
+    Quantized,
+    ResidualVQ,
+    add_up,
+    perplexity,
+    used_levels,
+)
+
+if TYPE_CHECKING:
+    from speechlm_tokenizers.causal_codec import CausalCodec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CausalCodecTrainingConfig(CausalCodecConfig):
+    """What to train and how, ``tokenizer.options`` of a run."""
+
+    quantizer_dropout: float = 0.25
+    """Share of segments that must do with fewer codebooks, so that the first few work alone."""
+    commitment: float = 0.25
+    """Weight of how far vectors are from what their codes stand for."""
+    codebook_warmup: int = 50
+    """Steps before k-means finds the first codebooks; until then nothing is quantized."""
+    codebook_decay: float = 0.95
+    """How much of a codebook's moving averages stays at each step."""
+    context_frames: int = 5
+    """Frames at the beginning of a segment that no loss is taken of."""
+    loss_mels: int = 100
+    """Mel bands of the loss' longest window; shorter ones have fewer in proportion."""
+    teacher: Path | None = None
+    """Folder of the tokenizer whose units the first codebook learns, where ``semantic`` says."""
+    semantic_weight: float = 1.0
+    """Weight of how far the first codebook is from the teacher's units."""
+    adversarial_from: int | None = None
+    """Step from which discriminators are trained and listened to; never where not given."""
+    adversarial_weight: float = 0.05
+    """Weight of what the discriminators think."""
+    feature_weight: float = 0.1
+    """Weight of what the discriminators see on the way (feature matching)."""
+    adversarial_segment_s: float = 0.5
+    """How much of each segment the discriminators hear, s."""
+    discriminator_channels: int = 16
+    """Width of the discriminators' narrowest layer; 32 is HiFi-GAN's."""
+    discriminator_periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    """After how many samples each multi-period discriminator folds the wave."""
+    discriminator_scales: int = 1
+    """Multi-scale discriminators."""
+
+    def __post_init__(self) -> None:
+        CausalCodecConfig.__post_init__(self)
+        for name in ("loss_mels", "discriminator_channels"):
+            at_least(1, name, getattr(self, name))
+        for name in ("codebook_warmup", "context_frames", "discriminator_scales"):
+            at_least(0, name, getattr(self, name))
+        for name in ("quantizer_dropout", "codebook_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be within 0..1, got {getattr(self, name)}")
+        if (self.semantic == "none") != (self.teacher is None):
+            raise ConfigError(
+                "expected a teacher where the first codebook learns from one and only there, got "
+                f"semantic {self.semantic!r} and teacher {_named(self.teacher)}; set both of "
+                "tokenizer.options.semantic and tokenizer.options.teacher, or neither"
+            )
+        if self.adversarial_from is not None:
+            at_least(0, "adversarial_from", self.adversarial_from)
+            if not self.discriminator_periods and not self.discriminator_scales:
+                raise ConfigError(
+                    "expected discriminators where adversarial_from is given, got no "
+                    "discriminator_periods and no discriminator_scales"
+                )
+
+    def model(self) -> CausalCodecConfig:
+        """The part of it that says what the codec is."""
+        return CausalCodecConfig(
+            **{each.name: getattr(self, each.name) for each in fields(CausalCodecConfig)}
+        )
+
+
+class CausalCodecTraining(nn.Module):
+    """A ``causal-codec`` in training; see :class:`speechlm.protocols.PartTraining`."""
+
+    needs: frozenset[Need] = frozenset()
+    whole = False
+    learning_rates: Mapping[str, float] = MappingProxyType({})
+
+    def __init__(
+        self,
+        kind: type[CausalCodec],
+        config: CausalCodecTrainingConfig,
+        teacher: Teacher | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.sample_rate = config.sample_rate
+        self.hop_length = config.hop_length
+        self._kind, self._teacher, self._seed = kind, teacher, seed
+        self.model = CausalCodecModel(config)
+        self._learners = nn.ModuleList(
+            CodebookLearner(part, decay=config.codebook_decay, warmup=config.codebook_warmup)
+            for part in self.model.quantizers.parts
+            if isinstance(part, ResidualVQ)
+        )
+        self.mel_loss = MelLoss(config.sample_rate, config.loss_mels)
+        self.lesson = None
+        if teacher is not None:
+            self.lesson = Lesson(config.code_dim, teacher.dim, split=config.semantic == "split")
+        self.discriminators = None
+        if config.adversarial_from is not None:
+            self.discriminators = Discriminators(
+                periods=config.discriminator_periods,
+                num_scales=config.discriminator_scales,
+                channels=config.discriminator_channels,
+            )
+
+    def forward(self, batch: SegmentBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :class:`speechlm.protocols.PartTraining`."""
+        config, quantizers = self.config, self.model.quantizers
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + batch.number)
+        waves = self._whole_frames(batch.waves)
+        used = used_levels(
+            config.num_codebooks, len(waves), config.quantizer_dropout, generator
+        ).to(waves.device)
+        vectors = quantizers.project(self.model.encoder(waves))
+        learnt = self._learnt()
+        ready = [
+            learner.prepare(part, some, generator)
+            for (learner, part), some in zip(learnt, vectors, strict=False)
+        ]
+        terms: dict[str, Tensor] = {}
+        if all(ready):
+            done = quantizers.quantize(vectors, used)
+            for (learner, part), some in zip(learnt, done, strict=False):
+                learner.update(part, some, generator)
+            vectors = [some.vectors for some in done]
+            terms["commitment"] = config.commitment * add_up([some.loss for some in done])
+            terms |= self._lesson_of(batch, done)
+        real, fake = self._heard(waves, self._sound(quantizers.merge(vectors, used)))
+        terms["mel"] = self.mel_loss(real, fake)
+        if config.adversarial_from is not None and batch.number >= config.adversarial_from:
+            terms |= self._adversarial(real, fake, generator)
+        return add_up(list(terms.values())), {name: term.detach() for name, term in terms.items()}
+
+    def measure(self, batch: SegmentBatch) -> dict[str, Tensor]:
+        """See :class:`speechlm.protocols.PartTraining`.
+
+        ``loss`` is the distance between log-mels with all codebooks, ``mel_first`` with the
+        first alone; ``perplexity`` is the codebooks' mean.
+        """
+        config, quantizers = self.config, self.model.quantizers
+        waves = self._whole_frames(batch.waves)
+        vectors = quantizers.project(self.model.encoder(waves))
+        found: dict[str, Tensor] = {}
+        for name, count in (("mel_first", 1), ("loss", config.num_codebooks)):
+            used = torch.full((len(waves),), count, device=waves.device)
+            done = quantizers.quantize(vectors, used)
+            sound = self._sound(quantizers.merge([some.vectors for some in done], used))
+            found[name] = self.mel_loss(*self._heard(waves, sound))
+        codes = torch.cat([some.codes for some in done], dim=1)
+        found["perplexity"] = perplexity(codes, config.vocab_size).mean()
+        return found | self._lesson_of(batch, done)
+
+    def part(self) -> CausalCodec:
+        """See :class:`speechlm.protocols.PartTraining`."""
+        state = self.model.state_dict()
+        # Copies: what is saved must not go on learning.
+        tensors = {name: tensor.detach().float().cpu().clone() for name, tensor in state.items()}
+        return self._kind(self.config.model(), tensors)
+
+    def _learnt(self) -> list[tuple[CodebookLearner, ResidualVQ]]:
+        """The quantizers with codebooks, and what moves these; none where numbers are rounded."""
+        learners = cast("Sequence[CodebookLearner]", self._learners)
+        parts = [part for part in self.model.quantizers.parts if isinstance(part, ResidualVQ)]
+        return list(zip(learners, parts, strict=True))
+
+    def _whole_frames(self, waves: Tensor) -> Tensor:
+        return F.pad(waves, (0, -waves.shape[1] % self.hop_length))
+
+    def _sound(self, hidden: Tensor) -> Tensor:
+        """Decode float [B, F, dim] to float32 [B, F * hop_length], as late as it was heard."""
+        late = self.config.lookahead
+        sound: Tensor = self.model.decoder(F.pad(hidden, (0, 0, 0, late)))
+        return sound[:, late * self.hop_length :]
+
+    def _heard(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """What of two waves counts: not the beginning, unless there is nothing else."""
+        skipped = min(self.config.context_frames * self.hop_length, real.shape[1] // 2)
+        return real[:, skipped:], fake[:, skipped:]
+
+    def _lesson_of(self, batch: SegmentBatch, done: Sequence[Quantized]) -> dict[str, Tensor]:
+        """What the first codebook has yet to learn from the teacher, if there is one."""
+        if self.lesson is None or self._teacher is None:
+            return {}
+        first = done[0].first
+        targets, known = self._teacher(batch, first.shape[1], self.config)
+        known[:, : min(self.config.context_frames, first.shape[1] // 2)] = False
+        return {"semantic": self.config.semantic_weight * self.lesson(first, targets, known)}
+
+    def _adversarial(
+        self, real: Tensor, fake: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        config, length = self.config, real.shape[1]
+        assert self.discriminators is not None
+        size = min(length, round(config.adversarial_segment_s * config.sample_rate))
+        start = int(torch.randint(length - size + 1, (), generator=generator))
+        some = slice(start, start + size)
+        found = adversarial_losses(self.discriminators, real[:, some], fake[:, some])
+        return {
+            "generator": config.adversarial_weight * found.generator,
+            "features": config.feature_weight * found.features,
+            "discriminators": found.discriminators,
+        }
+
+
+class Teacher:
+    """Another tokenizer, of which a segment's units are asked."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load it.
+
+        Raises:
+            CheckpointError: The folder holds no tokenizer.
+            PluginError: It does not say what its units sound like.
+        """
+        self._tokenizer = load_tokenizer(folder)
+        features: Tensor | None = getattr(self._tokenizer, "unit_features", None)
+        if features is None:
+            raise PluginError(
+                f"{folder}: expected a teacher that knows what its units sound like "
+                f"(unit_features), got {self._tokenizer.fingerprint!r}; one of 'logmel-kmeans' or "
+                "'ssl-kmeans' does"
+            )
+        # What all units share would make all of them look alike.
+        self._features = features.float() - features.float().mean(dim=0)
+        self.dim = features.shape[1]
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: SegmentBatch, frames: int, config: CausalCodecConfig
+    ) -> tuple[Tensor, Tensor]:
+        """Say what it hears in segments.
+
+        Args:
+            batch: Waves at ``config.sample_rate``.
+            frames: Frames of a segment, F; ``config`` says how long each is.
+
+        Returns:
+            What the unit amid each frame sounds like, float32 [B, F, D], and whether there is
+            one, bool [B, F].
+        """
+        teacher, rate = self._tokenizer, config.sample_rate
+        waves = resample(batch.waves.float().cpu(), rate, teacher.sample_rate)
+        lengths = -(-batch.lengths.cpu() * teacher.sample_rate // rate)
+        middles = (torch.arange(frames) + 0.5) * config.hop_length / rate
+        places = (middles * teacher.frame_rate).long()
+        targets = torch.zeros(len(waves), frames, self.dim)
+        known = torch.zeros(len(waves), frames, dtype=torch.bool)
+        heard = teacher.encode(waves, lengths.clamp(max=waves.shape[1]))
+        for row, units in enumerate(heard):
+            codes = units.expand().codes[0]
+            known[row] = places < len(codes)
+            targets[row, known[row]] = self._features[codes[places[known[row]]]]
+        return targets.to(batch.waves.device), known.to(batch.waves.device)
+
+
+class Lesson(nn.Module):
+    """How far the first codebook's vectors are from a teacher's, seen through one linear layer.
+
+    Args:
+        dim: Length of the vectors.
+        teacher_dim: Length of the teacher's.
+        split: Compare frame by frame (Mimi); else dimension by dimension, along time, which leaves
+            the vectors more freedom (SpeechTokenizer).
+
+    Source:
+        Zhang et al. 2023 (SpeechTokenizer), arXiv:2308.16692; Défossez et al. 2024 (Mimi),
+        arXiv:2410.00037.
+    """
+
+    def __init__(self, dim: int, teacher_dim: int, *, split: bool) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim, teacher_dim)
+        self._split = split
+
+    def forward(self, vectors: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+        """Compare.
+
+        Args:
+            vectors: float32 [B, F, D].
+            targets: The teacher's, float32 [B, F, D'].
+            known: Which of them count, bool [B, F].
+
+        Returns:
+            float32 [], at least 0.
+        """
+        seen = self.project(vectors).float()
+        if self._split:
+            distance = 1 - F.cosine_similarity(seen, targets, dim=2)
+            return (distance * known).sum() / known.sum().clamp(min=1)
+        mask = known[..., None]
+        return -F.logsigmoid(F.cosine_similarity(seen * mask, targets * mask, dim=1)).mean()
+
+
+def begin_training(
+    kind: type[CausalCodec], options: Mapping[str, Any], seed: int
+) -> CausalCodecTraining:
+    """See :meth:`CausalCodec.training`."""
+    config = build(CausalCodecTrainingConfig, options, "tokenizer.options")
+    teacher = None if config.teacher is None else Teacher(config.teacher)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return CausalCodecTraining(kind, config, teacher, seed)
+
+
+def _named(teacher: Path | None) -> str:
+    return "none" if teacher is None else str(teacher)
