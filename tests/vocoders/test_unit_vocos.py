@@ -247,7 +247,8 @@ def test_loading_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
         ({"fft_size": 200}, r"fft_size must be at least 3 times spectral_hop \(80\)"),
         ({"fft_size": 640}, "lookahead must be at least 4 where windows of 640 samples"),
         ({"dim": 0}, "dim must be at least 1, got 0"),
-        ({"codebook_sizes": ()}, r"expected codebooks with units, got \[\]"),
+        ({"codebook_sizes": ()}, r"expected codebooks with units, or features instead, got \[\]"),
+        ({"num_features": 80}, r"expected codebooks with units, or features instead, got \[80\]"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:

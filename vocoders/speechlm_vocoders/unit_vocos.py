@@ -125,10 +125,10 @@ class UnitVocos:
         return UnitVocosStream(self, self._voice(speaker))
 
     def _voice(self, speaker: Speaker | None) -> Tensor | None:
-        """An embedding as the model takes it, float32 [1, D]; None for the mean voice."""
-        if speaker is None:
-            return None
+        """An embedding as the model takes it, float32 [1, D]; None where there is one voice."""
         dim = self.config.model.speaker_dim
+        if speaker is None:
+            return self.model.mean_speaker[None] if dim else None
         if not dim:
             raise InputError(
                 f"this {KIND!r} has one voice; expected no speaker, or train one with "

@@ -45,8 +45,10 @@ LARGEST_LOG = 6.0
 class VocosModelConfig:
     """The sizes of a :class:`VocosModel`."""
 
-    codebook_sizes: tuple[int, ...]
-    """Units of each codebook."""
+    codebook_sizes: tuple[int, ...] = ()
+    """Units of each codebook; none where features are rendered."""
+    num_features: int = 0
+    """Features of a frame, such as log-mels, where those are rendered instead of units."""
     sample_rate: int
     """Hz."""
     hop_length: int
@@ -70,8 +72,12 @@ class VocosModelConfig:
     """Length of the embeddings of voices; 0 for a vocoder of one voice."""
 
     def __post_init__(self) -> None:
-        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
-            raise ConfigError(f"expected codebooks with units, got {list(self.codebook_sizes)}")
+        sizes = (*self.codebook_sizes, *([self.num_features] if self.num_features else ()))
+        if not sizes or min(sizes) < 1 or bool(self.codebook_sizes) == bool(self.num_features):
+            raise ConfigError(
+                "expected codebooks with units, or features instead, "
+                f"got {list(self.codebook_sizes)} and {self.num_features}"
+            )
         for name in ("dim", "num_unit_layers", "num_layers", "ffn_factor", "kernel"):
             at_least(1, name, getattr(self, name))
         at_least(0, "speaker_dim", self.speaker_dim)
@@ -109,6 +115,7 @@ class VocosModel(nn.Module):
         self.embeddings = nn.ModuleList(
             nn.Embedding(size + 1, dim) for size in config.codebook_sizes
         )
+        self.features = nn.Linear(config.num_features, dim) if config.num_features else None
         self.speaker = nn.Linear(config.speaker_dim, dim) if config.speaker_dim else None
         self.register_buffer("mean_speaker", torch.zeros(config.speaker_dim))
         self.input_norm = nn.LayerNorm(dim)
@@ -136,7 +143,7 @@ class VocosModel(nn.Module):
 
     def forward(
         self,
-        codes: Tensor,
+        input: Tensor,
         noise: Tensor,
         speaker: Tensor | None = None,
         pitch: Tensor | None = None,
@@ -145,9 +152,9 @@ class VocosModel(nn.Module):
         """Render the next stretch of an utterance, ``lookahead`` frames late.
 
         Args:
-            codes: Units, int64 [B, K, F]; -1 beyond the last.
+            input: Units, int64 [B, K, F], -1 beyond the last; or features, float32 [B, F, D].
             noise: Drawn from a normal distribution, float32 [B, F * hop_length].
-            speaker: Embeddings of the voices, float32 [B, D]; None for the mean one.
+            speaker: Embeddings of the voices, float32 [B, D]; None where there is one voice.
             pitch: What to sound at instead of the pitch predicted, in the shape of that.
             state: The stream's; None where F is all.
 
@@ -156,10 +163,9 @@ class VocosModel(nn.Module):
                 the time before the utterance.
             pitch: As predicted where each window ends, log of Hz, float32 [B, F * repeats].
         """
-        hidden = self._embed(codes)
+        hidden = self._embed(input) if self.features is None else self.features(input)
         if self.speaker is not None:
-            voice = self.mean_speaker[None] if speaker is None else speaker
-            hidden = hidden + self.speaker(voice)[:, None]
+            hidden = hidden + self.speaker(speaker)[:, None]
         hidden = self.input_norm(hidden)
         for block in self.unit_blocks:
             hidden = block(hidden, state)

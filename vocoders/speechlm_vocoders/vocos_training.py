@@ -95,7 +95,7 @@ class UnitVocosOptions:
                 "vocoder for the tokenizer below it"
             )
         hop, rate = tokenizer.hop_length, tokenizer.sample_rate
-        spectral_hop = self.spectral_hop or _nearest_divisor(hop, SPECTRUM_S * rate)
+        spectral_hop = self.spectral_hop or nearest_divisor(hop, SPECTRUM_S * rate)
         sizes = (tokenizer.vocab_size,) * tokenizer.num_codebooks
         model = VocosModelConfig(
             codebook_sizes=tuple(getattr(tokenizer, "codebook_sizes", sizes)),
@@ -209,23 +209,9 @@ class UnitVocosTraining(nn.Module):
         real = F.pad(batch.waves, (0, num_samples - batch.waves.shape[1])) * inside
         codes = torch.where(inside[:, None, ::hop], batch.units, -1)
         codes = F.pad(codes, (0, shape.lookahead), value=-1)
-        pitch, voiced = self._measured_pitch(real)
         speakers = batch.speakers if shape.speaker_dim else None
-        waves, predicted = self.generator(codes, noise, speakers, pitch)
-        pitch_loss = ((predicted - pitch).abs() * voiced).sum() / voiced.sum().clamp(min=1)
-        return real, waves[:, shape.lookahead * hop :] * inside, pitch_loss
-
-    def _measured_pitch(self, waves: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each window of the network ends: log of Hz, and whether there is any."""
-        shape = self.config.model
-        pitch, voiced = track_pitch(waves, shape.sample_rate, shape.spectral_hop)
-        pitch = torch.where(voiced.any(dim=1, keepdim=True), pitch, MIDDLE_PITCH)
-        frames = shape.lookahead + waves.shape[1] // shape.hop_length
-        late = (shape.lookahead * shape.hop_length - shape.fft_size) // shape.spectral_hop
-        places = torch.arange(frames * shape.hop_length // shape.spectral_hop) - late
-        inside = (places >= 0) & (places < pitch.shape[1])
-        places = places.clamp(0, pitch.shape[1] - 1).to(waves.device)
-        return pitch[:, places], voiced[:, places] & inside.to(waves.device)
+        fake, pitch_loss = render_like(self.generator, codes, noise, real, speakers)
+        return real, fake * inside, pitch_loss
 
     def _pieces(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """The same stretch of both, anywhere."""
@@ -256,6 +242,40 @@ class UnitVocosTraining(nn.Module):
             mean.add_((speakers - mean).sum(dim=0) / self.num_voices)
 
 
-def _nearest_divisor(number: int, wanted: float) -> int:
+def render_like(
+    model: VocosModel, input: Tensor, noise: Tensor, real: Tensor, speakers: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Render at the pitch that recordings have.
+
+    Args:
+        model: Of which units or features of those recordings are rendered.
+        input: What it takes, with ``lookahead`` frames beyond the end.
+        noise: What it takes, for as many frames.
+        real: The recordings, float32 [B, T].
+        speakers: Their voices, where it takes any, float32 [B, D].
+
+    Returns:
+        float32 [B, T], and how far the predicted pitch is from the measured one, float32 [].
+    """
+    pitch, voiced = _measured_pitch(real, model.config)
+    waves, predicted = model(input, noise, speakers, pitch)
+    distance = ((predicted - pitch).abs() * voiced).sum() / voiced.sum().clamp(min=1)
+    return waves[:, model.config.lookahead * model.config.hop_length :], distance
+
+
+def _measured_pitch(waves: Tensor, shape: VocosModelConfig) -> tuple[Tensor, Tensor]:
+    """Where each window of the model ends: log of Hz, and whether there is any."""
+    pitch, voiced = track_pitch(waves, shape.sample_rate, shape.spectral_hop)
+    pitch = torch.where(voiced.any(dim=1, keepdim=True), pitch, MIDDLE_PITCH)
+    late = (shape.lookahead * shape.hop_length - shape.fft_size) // shape.spectral_hop
+    last = (waves.shape[1] + shape.lookahead * shape.hop_length) // shape.spectral_hop
+    places = torch.arange(last, device=waves.device) - late
+    inside = (places >= 0) & (places < pitch.shape[1])
+    places = places.clamp(0, pitch.shape[1] - 1)
+    return pitch[:, places], voiced[:, places] & inside
+
+
+def nearest_divisor(number: int, wanted: float) -> int:
+    """The divisor of ``number`` that is nearest to what is wanted."""
     divisors = [each for each in range(1, number + 1) if number % each == 0]
     return min(divisors, key=lambda each: abs(each - wanted))
