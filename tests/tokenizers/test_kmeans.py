@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 
-from speechlm_tokenizers.kmeans import assign, fit_kmeans
+from speechlm.errors import CheckpointError
+from speechlm_tokenizers.kmeans import assign, fit_kmeans, fit_resumable
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -41,3 +45,22 @@ def test_more_passes_never_fit_worse() -> None:
         return float((frames - centroids[assign(frames, centroids)]).square().sum())
 
     assert inertia(10) <= inertia(2) <= inertia(0)
+
+
+def test_a_resumable_fit_finds_clusters_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    centres = 100 * torch.randn(20, 24, generator=_generator())
+    labels = torch.arange(20).repeat(50)
+    frames = centres[labels] + 5 * torch.randn(1000, 24, generator=_generator(1))
+    expected = fit_resumable(frames, 20, 10, seed=1)
+    assert assign(frames, expected).unique().numel() == 20
+    partly = fit_resumable(frames, 20, 1, seed=1, folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["centroids-000001.safetensors"]
+    if not torch.equal(partly, expected):
+        assert torch.equal(fit_resumable(frames, 20, 10, seed=1, folder=tmp_path), expected)
+    assert not torch.equal(fit_resumable(frames, 20, 10, seed=2), expected)
+
+
+def test_a_damaged_pass_is_named(tmp_path: Path) -> None:
+    (tmp_path / "centroids-000003.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"cannot be read .*delete .* to begin anew"):
+        fit_resumable(torch.randn(50, 4), 5, 3, seed=1, folder=tmp_path)

@@ -28,6 +28,8 @@ DEVIATIONS = 6.0
 worst, if all errors of two centroids conspire; where they do not, these are 8, and 6e-16."""
 FLOAT_ERROR = 1e-5
 """Share of the product of two norms that a product in float32 may be wrong by."""
+LEAST_DIM = 16
+"""Fewer features than these are not worth rounding; of one alone torch's product is wrong."""
 LEVELS = 126.0
 """What the largest value becomes in 8 bits; one level is left for the dither."""
 
@@ -49,7 +51,8 @@ class NearestCentroid:
         # Whatever all have in common says nothing, and would only be rounded.
         self._mean = centroids.mean(dim=0)
         centred = centroids - self._mean
-        if centroids.device.type == "cpu" and _has_int8_products():
+        wide = centroids.shape[1] >= LEAST_DIM
+        if wide and centroids.device.type == "cpu" and _has_int8_products():
             self._scores: Callable[[Tensor], Scores] = _RoundedScores(centred, self._mean.norm())
         else:
             self._scores = _FloatScores(centred, self._mean.norm())
