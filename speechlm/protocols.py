@@ -20,8 +20,8 @@ Beside these a part's class may offer ways to be made:
     For vocoders: with no training of its own. A tokenizer's ``default_vocoder``, where it has
     one, names the vocoder that can be made so.
 ``from_options(tokenizer, options)``
-    For vocoders: from a published checkpoint that options name. What ``speechlm fit
-    vocoder.name=...`` calls.
+    For vocoders: from a published checkpoint that options name, None where they name none.
+    What ``speechlm fit vocoder.name=...`` calls.
 ``training(...)``
     By ``speechlm train``: see :class:`PartTraining`.
 """

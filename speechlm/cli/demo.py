@@ -2,7 +2,8 @@
 
 Runs the public commands below in order on configs/demo.yaml, each printed before it runs so
 that it can be copied. A finished step is not done again; a stopped one resumes. It ends with
-report.html, report.json and the bundle, a SpeechLM that answers spoken questions.
+report.html, report.json and the bundle, a SpeechLM that answers spoken questions. With another
+tokenizer or vocoder it trains that first, where it must be, by the configuration of its name.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,21 @@ from speechlm.files import read_json, write_json
 EXAMPLES = (
     ("speechlm demo", "everything, about ten minutes on two cores"),
     ("speechlm demo --short", "a smaller world and a few minutes, to see that all of it works"),
+    (
+        "speechlm demo output=runs/codec tokenizer.name=causal-codec layout.name=delay",
+        "the same on a codec that is trained first",
+    ),
     ("speechlm demo output=/data/demo train.max_steps=4000", "elsewhere, trained for longer"),
 )
-SECTIONS = ("corpus", "tokenizer", "tokenize", "model", "train", "vocoder", "generate", "evaluate")
+SECTIONS = (
+    *("corpus", "tokenizer", "tokenize", "layout", "model", "train", "vocoder", "generate"),
+    "evaluate",
+)
 
 STAGES = ("corpus", "fit", "tokenize", "train", "evaluate")
+COMMAND_OF = {"tokenizer": "train", "vocoder": "train"}
+"""Which command a stage is, where that is not its name."""
+ORDER = ("corpus", "fit", "tokenizer", "tokenize", "vocoder", "train", "evaluate")
 SECONDS_NAME = "seconds.json"
 """Seconds that each finished stage took, which the report shows."""
 STATE_NAME = "demo.json"
@@ -48,8 +60,8 @@ def run(args: Namespace) -> None:
 
     path = preset("demo-short" if args.short else "demo")
     config = load_config(path, args.overrides)
-    for stage in STAGES:
-        run_stage(Stage(name=stage, words=(str(path), *args.overrides)), config)
+    for stage in plan(config, path, args.overrides):
+        run_stage(stage, config)
     print()
     for name in ("report.html", "report.json", config.bundle_path.name):
         print(config.output / name)
@@ -64,11 +76,46 @@ class Stage:
     """One command of the demo."""
 
     name: str
+    """As the record of what is done knows it."""
     words: tuple[str, ...]
 
     @property
     def command(self) -> list[str]:
-        return [*program(), self.name, *self.words]
+        return [*program(), COMMAND_OF.get(self.name, self.name), *self.words]
+
+
+def plan(config: RunConfig, path: Path, overrides: Sequence[str]) -> list[Stage]:
+    """The commands of a run, those that train a tokenizer or vocoder where it has to be.
+
+    Raises:
+        PluginError: The tokenizer or vocoder is not known.
+    """
+    from speechlm.plugins import AUTO, TOKENIZERS, VOCODERS, plugin
+
+    stages = [Stage(name=name, words=(str(path), *overrides)) for name in STAGES]
+    named = config.vocoder.path is None and config.vocoder.name != AUTO
+    if named and hasattr(plugin(VOCODERS, config.vocoder.name), "training"):
+        words = part_words(config, config.vocoder.name, "vocoder", overrides)
+        stages.insert(STAGES.index("train"), Stage(name="vocoder", words=words))
+    # Of a model that options name, a part can be taken without training.
+    made = config.tokenizer.path is not None or "model" in config.tokenizer.options
+    if not made and hasattr(plugin(TOKENIZERS, config.tokenizer.name), "training"):
+        words = part_words(config, config.tokenizer.name, "tokenizer", overrides)
+        stages[STAGES.index("fit")] = Stage(name="tokenizer", words=words)
+    return stages
+
+
+def part_words(
+    config: RunConfig, name: str, part: str, overrides: Sequence[str]
+) -> tuple[str, ...]:
+    """How ``speechlm train`` trains a part inside this run: by the configuration of its name."""
+    from speechlm.presets import preset
+
+    words = [str(preset(name)), f"output={config.output}", f"corpus.path={config.corpus_path}"]
+    if part == "vocoder":
+        words.append(f"tokenizer.path={config.tokenizer_path}")
+    # What else is said of training is meant for the language model.
+    return (*words, *(word for word in overrides if word.startswith((f"{part}.", "seed="))))
 
 
 def run_stage(stage: Stage, config: RunConfig) -> None:
@@ -95,7 +142,7 @@ def run_stage(stage: Stage, config: RunConfig) -> None:
     finally:
         spent_s += time.monotonic() - start
         # A stage that changes makes those after it stale.
-        kept = {name: state[name] for name in STAGES[: STAGES.index(stage.name)] if name in state}
+        kept = {name: state[name] for name in ORDER[: ORDER.index(stage.name)] if name in state}
         state = {**kept, stage.name: {"config": key, "seconds": spent_s, "finished": code == 0}}
         write_json(state_path, state)
         finished = {name: one["seconds"] for name, one in state.items() if one["finished"]}
@@ -123,6 +170,8 @@ def product(stage: str, config: RunConfig) -> Path:
     return {
         "corpus": config.corpus_path,
         "fit": config.tokenizer_path,
+        "tokenizer": config.tokenizer_path,
+        "vocoder": config.vocoder_path,
         "tokenize": config.store_path,
         "train": config.bundle_path,
         "evaluate": config.output / "report.html",
@@ -131,7 +180,8 @@ def product(stage: str, config: RunConfig) -> Path:
 
 def failure(stage: Stage, code: int) -> SpeechLMError:
     """What the demo says when a command of it failed."""
-    message = f"'speechlm {stage.name}' ended with exit code {code}, its reason is above"
+    command = COMMAND_OF.get(stage.name, stage.name)
+    message = f"'speechlm {command}' ended with exit code {code}, its reason is above"
     if code == InputError.exit_code:
         return InputError(message)
     return PartialFailure(f"{message}; run the same command again to resume")

@@ -65,27 +65,23 @@ def take_vocoder(config: RunConfig) -> bool:
     """Read the published vocoder that ``vocoder.options`` name into ``config.vocoder_path``.
 
     Returns:
-        Whether one was named; without ``vocoder.name`` and options there is nothing to do.
+        Whether one was named.
 
     Raises:
-        PluginError: The vocoder is not known, or none of its kind is published.
+        PluginError: The vocoder is not known.
         ConfigError: An option is not known.
         CheckpointError: The checkpoint cannot be read, or is for other units.
     """
     name, options = config.vocoder.name, config.vocoder.options
-    if name == AUTO or not options:
+    if name == AUTO or not hasattr(kind := plugin(VOCODERS, name), "from_options"):
         return False
     folder = config.vocoder_path
     if (folder / CONFIG_NAME).is_file():
         say(f"{folder}: there already ({load_vocoder(folder).fingerprint})")
         return True
-    kind = plugin(VOCODERS, name)
-    if not hasattr(kind, "from_options"):
-        raise PluginError(
-            f"vocoder {name!r} is read from no published checkpoint: train it, 'speechlm train "
-            f"train.part=vocoder vocoder.name={name}', or give it no vocoder.options here"
-        )
     vocoder = kind.from_options(load_tokenizer(config.tokenizer_path), options)
+    if vocoder is None:
+        return False
     vocoder.save(folder)
     say(f"{folder}: {vocoder.fingerprint}")
     return True

@@ -132,13 +132,15 @@ class UnitHiFiGAN:
         )
 
     @classmethod
-    def from_options(cls, tokenizer: AudioTokenizer, options: Mapping[str, Any]) -> Self:
-        """Read the checkpoint that :class:`PublishedOptions` name.
+    def from_options(cls, tokenizer: AudioTokenizer, options: Mapping[str, Any]) -> Self | None:
+        """Read the checkpoint that :class:`PublishedOptions` name; None where they name none.
 
         Raises:
-            ConfigError: An option is not known, or they name none.
+            ConfigError: An option is not known, or half of a checkpoint is named.
             CheckpointError: See :meth:`from_checkpoint`.
         """
+        if not options.keys() & {"checkpoint", "config", "seamless"}:
+            return None  # options of a training
         given = build(PublishedOptions, options, "vocoder.options")
         if given.seamless is not None:
             return cls.from_seamless(
