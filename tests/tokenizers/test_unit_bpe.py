@@ -26,8 +26,9 @@ from speechlm.parts import load_part, save_part
 from speechlm.testing import check_tokenizer, check_tokenizer_stream
 from speechlm.units import Units, collapse_repeats
 from speechlm_tokenizers.logmel_kmeans import LogMelKMeans
+from speechlm_tokenizers.merges import Merges
 from speechlm_tokenizers.prosody import Prosody
-from speechlm_tokenizers.unit_bpe import Merges, UnitBPE
+from speechlm_tokenizers.unit_bpe import UnitBPE
 from speechlm_tokenizers.wrapping import pack
 
 RATE = 16_000

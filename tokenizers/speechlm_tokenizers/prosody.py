@@ -26,101 +26,37 @@ Sources:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from speechlm.config import build
-from speechlm.errors import ConfigError, CorpusError
+from speechlm.errors import ConfigError
 from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.plugins import TOKENIZERS
 from speechlm.protocols import AudioTokenizer
 from speechlm.units import Units
-from speechlm_tokenizers.pitch import PitchTracker
+from speechlm_tokenizers.prosody_config import (
+    SOUND_ROWS,
+    ProsodyConfig,
+    has_sounds,
+    normaliser_of,
+    num_frames,
+    pitch_tracker,
+    sounds_of,
+)
+from speechlm_tokenizers.prosody_fit import quantiles
 from speechlm_tokenizers.prosody_rows import Normaliser, Rate, Sounds, Style
 from speechlm_tokenizers.style import StyleClassifier
 from speechlm_tokenizers.wrapping import pack, take_base, unpack
 
 KIND = "prosody"
-Row = Literal["f0", "energy", "rate"]
 STYLE = "style"
-SOUND_ROWS = ("f0", "energy")
-"""Rows that are measured on blocks of sound."""
 ENCODE_S = 60.0
 """How much ``encode`` measures at once: bounds the memory that a long recording takes, s."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProsodyConfig:
-    """The tokenizer's options, beside ``base`` (a fitted tokenizer's folder) and ``style_model``
-    (a transformers audio classifier, folder or hub id; no style row without)."""
-
-    streams: tuple[Row, ...] = ("f0", "energy", "rate")
-    """Rows below the base's, in this order; style comes last."""
-    f0_bins: int = 32
-    """One of them unvoiced."""
-    energy_bins: int = 16
-    """One of them silence."""
-    rate_bins: int = 8
-    floor_hz: float = 60.0
-    """Lowest pitch looked for, Hz."""
-    ceiling_hz: float = 500.0
-    """Highest."""
-    block_s: float = 0.5
-    """Pitch and energy come in blocks of this, s."""
-    context_s: float = 0.25
-    """What Praat hears before and after a block, s."""
-    normalise: Literal["running", "none"] = "running"
-    """``running``: less the mean of the voice heard so far. ``none``: as they are, which tells
-    voices apart."""
-    prior_s: float = 2.0
-    """Seconds of speech that the corpus' mean counts for against the voice heard so far."""
-    silence_db: float = 40.0
-    """Frames so far below the loudest one so far are silence, dB."""
-    rate_window_s: float = 1.0
-    """Time in which changes of the unit are counted, s."""
-    style_window_s: float = 1.0
-    """One label for each such stretch, s."""
-    fit_frames: int = 2_000_000
-    """Frames to take quantiles of, at most; recordings after them are not heard."""
-
-    def __post_init__(self) -> None:
-        if len(set(self.streams)) < len(self.streams):
-            raise ConfigError(
-                f"expected streams of {', '.join(get_args(Row))}, each at most once, "
-                f"got {list(self.streams)}"
-            )
-        if min(self.f0_bins, self.energy_bins) < 3 or min(self.rate_bins, self.fit_frames) < 2:
-            raise ConfigError(
-                "expected f0_bins and energy_bins of 3 or more, rate_bins and fit_frames of 2 or "
-                f"more, got {self.f0_bins}, {self.energy_bins}, {self.rate_bins} and "
-                f"{self.fit_frames}"
-            )
-        if not 20 <= self.floor_hz < self.ceiling_hz <= 4000:
-            raise ConfigError(
-                "expected 20 <= floor_hz < ceiling_hz <= 4000, got "
-                f"{self.floor_hz:g} and {self.ceiling_hz:g}"
-            )
-        if self.context_s < 3 / self.floor_hz:
-            raise ConfigError(
-                f"expected context_s of at least {3 / self.floor_hz:.3f} s, three periods of "
-                f"floor_hz, got {self.context_s:g}"
-            )
-        for name in (
-            "block_s",
-            "context_s",
-            "prior_s",
-            "silence_db",
-            "rate_window_s",
-            "style_window_s",
-        ):
-            if not 0 < getattr(self, name) <= 120:
-                raise ConfigError(
-                    f"expected {name} above 0 and up to 120, got {getattr(self, name):g}"
-                )
 
 
 class Prosody:
@@ -167,7 +103,7 @@ class Prosody:
         self.frame_rate = base.frame_rate
         self.streaming = base.streaming
         self.lookahead = max(base.lookahead, self._wait() * base.hop_length)
-        self._tracker = _tracker(config, base) if "f0" in config.streams else None
+        self._tracker = pitch_tracker(config, base) if "f0" in config.streams else None
 
     def encode(self, wave: Tensor, lengths: Tensor | None = None) -> list[Units]:
         """Tokenize a padded batch, see :class:`speechlm.protocols.AudioTokenizer`."""
@@ -198,11 +134,11 @@ class Prosody:
 
     def sounds(self) -> Sounds:
         """What measures a recording's pitch and energy."""
-        return _sounds(self.config, self.base, self._tracker)
+        return sounds_of(self.config, self.base, self._tracker)
 
     def normaliser(self) -> Normaliser:
         """What a recording's pitch and energy are normalised by."""
-        return _normaliser(self.config, self.base, self._tensors)
+        return normaliser_of(self.config, self.base, self._tensors)
 
     def save(self, folder: Path) -> None:
         save_part(folder, KIND, *self._packed())
@@ -254,18 +190,18 @@ class Prosody:
             )
         if not config.streams and source is None:
             raise ConfigError("expected streams or a style_model, got neither")
-        tensors = _quantiles(config, base, waves) if config.streams else {}
+        tensors = quantiles(config, base, waves) if config.streams else {}
         style = None if source is None else StyleClassifier.of(str(source))
         return cls(config, base, tensors, style)
 
     def _wait(self) -> int:
         """Frames beyond one that its side rows may have to wait for."""
         waits = [0]
-        if _has_sounds(self.config):
+        if has_sounds(self.config):
             block, context = self.config.block_s, self.config.context_s
-            waits.append(_frames(block, self.base) - 1 + _frames(context, self.base))
+            waits.append(num_frames(block, self.base) - 1 + num_frames(context, self.base))
         if self.style is not None:
-            waits.append(_frames(self.config.style_window_s, self.base) - 1)
+            waits.append(num_frames(self.config.style_window_s, self.base) - 1)
         return max(waits)
 
     def _packed(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -282,16 +218,16 @@ class SideRows:
     def __init__(self, tokenizer: Prosody) -> None:
         config = tokenizer.config
         self._tokenizer = tokenizer
-        self._sounds = tokenizer.sounds() if _has_sounds(config) else None
+        self._sounds = tokenizer.sounds() if has_sounds(config) else None
         self._normaliser = tokenizer.normaliser()
-        self._rate = Rate(_frames(config.rate_window_s, tokenizer.base))
+        self._rate = Rate(num_frames(config.rate_window_s, tokenizer.base))
         self._style = None
         if tokenizer.style is not None:
             self._style = Style(
                 tokenizer.style,
                 sample_rate=tokenizer.sample_rate,
                 hop_length=tokenizer.hop_length,
-                window=_frames(config.style_window_s, tokenizer.base),
+                window=num_frames(config.style_window_s, tokenizer.base),
             )
         num_units = tokenizer.num_codebooks - len(tokenizer.rows)
         none = torch.zeros(0, dtype=torch.int64)
@@ -354,107 +290,3 @@ class ProsodyStream:
         self._sides.finish()
         self._sides.take_units(self._base.finish())
         return self._sides.give()
-
-
-def _frames(seconds: float, base: AudioTokenizer) -> int:
-    return max(1, round(seconds * base.frame_rate))
-
-
-def _tracker(config: ProsodyConfig, base: AudioTokenizer) -> PitchTracker:
-    return PitchTracker(
-        sample_rate=base.sample_rate,
-        hop_length=base.hop_length,
-        block=_frames(config.block_s, base),
-        context=_frames(config.context_s, base),
-        floor_hz=config.floor_hz,
-        ceiling_hz=config.ceiling_hz,
-    )
-
-
-def _has_sounds(config: ProsodyConfig) -> bool:
-    return bool(set(SOUND_ROWS) & set(config.streams))
-
-
-def _sounds(config: ProsodyConfig, base: AudioTokenizer, tracker: PitchTracker | None) -> Sounds:
-    return Sounds(
-        tracker,
-        hop_length=base.hop_length,
-        block=_frames(config.block_s, base),
-        context=_frames(config.context_s, base),
-    )
-
-
-def _normaliser(
-    config: ProsodyConfig, base: AudioTokenizer, tensors: Mapping[str, Tensor]
-) -> Normaliser:
-    names = [f"{row}_mean" for row in SOUND_ROWS if config.normalise == "running"]
-    means = {name: float(tensors[name]) for name in names if name in tensors}
-    return Normaliser(
-        {name.removesuffix("_mean"): mean for name, mean in means.items()},
-        weight=config.prior_s * base.frame_rate,
-        silence_db=config.silence_db,
-    )
-
-
-def _quantiles(
-    config: ProsodyConfig, base: AudioTokenizer, waves: Iterable[Tensor]
-) -> dict[str, Tensor]:
-    """The edges of bins, and the means, of a corpus: see :class:`Prosody`."""
-    tracker = _tracker(config, base) if "f0" in config.streams else None
-    recordings: list[list[dict[str, Tensor]]] = []
-    counts = [torch.zeros(0, dtype=torch.int64)]
-    left = config.fit_frames
-    for wave in waves:
-        if _has_sounds(config):
-            sounds = _sounds(config, base, tracker)
-            recordings.append([*sounds.push(wave), *sounds.finish()])
-        if "rate" in config.streams:
-            rate = Rate(_frames(config.rate_window_s, base))
-            counts.append(rate.push(base.encode(wave[None])[0].codes[0]))
-        left -= -(-len(wave) // base.hop_length)
-        if left <= 0:
-            break
-    tensors = {}
-    if "rate" in config.streams:
-        tensors["rate_edges"] = _edges("rate", torch.cat(counts).double(), config.rate_bins)
-    rows = [row for row in SOUND_ROWS if row in config.streams]
-    # Once as they are, for the means that recordings start from; then less the means so far.
-    for row in rows:
-        values = _heard(row, recordings, config, base, {})
-        tensors[f"{row}_mean"] = values.mean()[None]
-    for row, bins in (("f0", config.f0_bins), ("energy", config.energy_bins)):
-        if row in rows:
-            values = _heard(row, recordings, config, base, tensors)
-            tensors[f"{row}_edges"] = _edges(row, values, bins - 1)
-    return tensors
-
-
-def _heard(
-    row: str,
-    recordings: Iterable[list[dict[str, Tensor]]],
-    config: ProsodyConfig,
-    base: AudioTokenizer,
-    tensors: Mapping[str, Tensor],
-) -> Tensor:
-    """All values of a row where there is one, float64 [n], as recordings are normalised."""
-    values = [torch.zeros(0, dtype=torch.float64)]
-    for blocks in recordings:
-        normaliser = _normaliser(config, base, tensors)
-        values += [normaliser.apply(block)[row] for block in blocks]
-    together = torch.cat(values)
-    return together[~together.isnan()]
-
-
-def _edges(row: str, values: Tensor, bins: int) -> Tensor:
-    """The values at which bins as frequent as each other begin, but for the first one's.
-
-    Raises:
-        CorpusError: There are no values.
-    """
-    if not len(values):
-        raise CorpusError(
-            f"the corpus has nothing to fit {row!r} on: expected recordings of speech, got none "
-            "or silence; give others, or leave it out of tokenizer.options.streams"
-        )
-    picked = values.sort().values[torch.arange(1, bins) * len(values) // bins]
-    return torch.tensor(sorted(set(picked.tolist())), dtype=torch.float64)

@@ -21,7 +21,8 @@ from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.plugins import VOCODERS
 from speechlm.protocols import AudioTokenizer, Speaker, Vocoder
 from speechlm.units import Units
-from speechlm_tokenizers.unit_bpe import TokenTable, UnitBPE
+from speechlm_tokenizers.merges import TokenTable
+from speechlm_tokenizers.unit_bpe import UnitBPE
 from speechlm_tokenizers.wrapping import base_vocoder, pack, unpack, wrapped_vocoder
 
 KIND = "unit-bpe"
@@ -42,7 +43,7 @@ class UnitBPEVocoder:
         config: Whose merges.
         base: What renders the units.
         tensors: ``units`` int64 [P], ``sizes`` int64 [V] and, where repeats were merged,
-            ``run_lengths`` float32 [P]; see :class:`~speechlm_tokenizers.unit_bpe.TokenTable`.
+            ``run_lengths`` float32 [P]; see :class:`~speechlm_tokenizers.merges.TokenTable`.
         known_as: Its fingerprint, where that is known.
     """
 
