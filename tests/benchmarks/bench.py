@@ -28,7 +28,17 @@ from rich.table import Table
 
 from speechlm.doctor import cpu_features, cpu_name, usable_cores, version
 
-SUBJECTS = ("decoding", "batching", "scoring", "depth", "latency", "mimi", "vocoders", "gpu")
+SUBJECTS = (
+    "decoding",
+    "batching",
+    "scoring",
+    "depth",
+    "latency",
+    "mimi",
+    "vocoders",
+    "ssl_units",
+    "gpu",
+)
 PAIRS = 5
 CANNOT_RUN = 2
 """Exit status of a script that lacks its peer or its device; it says in a line what to do."""

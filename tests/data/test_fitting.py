@@ -99,7 +99,7 @@ def test_a_killed_fit_goes_on_and_leaves_nothing_behind(
             fit_tokenizer(run)
     assert len(reads) == 6
     (work,) = run.output.glob(".tokenizer-fitting-*")
-    assert list(work.glob("centroids-*"))
+    assert list(work.rglob("centroids-*"))
     fit_tokenizer(run)
     assert len(reads) == 6, "no recording was read again"
     assert [path.name for path in run.output.iterdir()] == ["tokenizer"]

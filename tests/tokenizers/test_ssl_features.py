@@ -11,6 +11,8 @@ from torch import Tensor
 
 from speechlm.errors import CheckpointError, ConfigError
 from speechlm.files import read_json, write_json
+from speechlm_tokenizers.phone_ctc_model import Encoder as PhoneEncoder
+from speechlm_tokenizers.phone_ctc_model import EncoderShape, write_encoder
 from speechlm_tokenizers.ssl_checkpoint import load_encoder
 from speechlm_tokenizers.ssl_features import Encoder
 
@@ -137,6 +139,22 @@ def test_pickled_state_dicts_and_heads_are_read(
     (wave,) = some_waves(5_000)
     expected = load_encoder(str(folder / "hubert"), 2)(wave)
     torch.testing.assert_close(load_encoder(str(tmp_path), 2)(wave), expected)
+
+
+def test_an_encoder_that_was_trained_here_is_read(tmp_path: Path) -> None:
+    """What ``phone-ctc`` writes: 40 bands, and a conformer of its own making."""
+    torch.manual_seed(0)
+    shape = EncoderShape(num_mels=40, num_layers=2, model_dim=32, num_heads=4, ffn_dim=48)
+    trained = PhoneEncoder(shape).eval()
+    write_encoder(tmp_path / "encoder", shape, trained.state_dict())
+    encoder = load_encoder(str(tmp_path / "encoder"), 2)
+    assert encoder.config.hop_length == 320
+    (wave,) = some_waves(9_111)
+    inputs = encoder.inputs(wave)
+    assert inputs.shape == (29, 80)
+    with torch.no_grad():
+        expected = trained.run(trained.project(inputs[None]), 0, 2)[0]
+    torch.testing.assert_close(encoder(wave), expected, atol=1e-4, rtol=0)
 
 
 def test_a_layer_that_is_not_there_is_refused(folder: Path) -> None:

@@ -119,6 +119,21 @@ def test_what_a_batch_may_round_to_another_unit_is_computed_alone(
             assert torch.equal(expected, found)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CHECKED)
+def test_on_a_gpu_batches_change_nothing_and_few_units_differ(
+    name: str, fitted: Mapping[str, SSLKMeans], waves: list[Tensor]
+) -> None:
+    tokenizer = SSLKMeans(fitted[name].config, fitted[name]._tensors()).to("cuda")
+    check_tokenizer_stream(tokenizer, waves[3], 5_000)
+    batched = tokenizer._in_batches(waves)
+    same = []
+    for wave, found in zip(waves, batched, strict=True):
+        assert torch.equal(found, tokenizer._alone(wave))
+        same.append((found == fitted[name].encode(wave[None])[0].codes).flatten())
+    assert torch.cat(same).double().mean() > 0.99
+
+
 def _with_twins(tokenizer: SSLKMeans) -> SSLKMeans:
     tensors = dict(tokenizer._tensors())
     centroids = tensors["quantizer.centroids"]
@@ -212,9 +227,11 @@ def test_a_killed_fit_goes_on_to_the_same_tokenizer(
             patched.setattr("speechlm_tokenizers.kmeans._save_pass", killed(number))
             with pytest.raises(Killed):
                 SSLKMeans.fit(Recordings(waves, work), options, seed=5)
-    last = Recordings(waves, work)
+    last, other = Recordings(waves, work), Recordings(waves, work)
     assert SSLKMeans.fit(last, options, seed=5).fingerprint == expected
     assert last.heard == 0, "what was heard before the kill is not heard again"
+    SSLKMeans.fit(other, {**options, "layer": 2}, seed=5)
+    assert other.heard == len(waves), "what another encoder heard is of no use"
     assert SSLKMeans.fit(waves, options, seed=6).fingerprint != expected
 
 

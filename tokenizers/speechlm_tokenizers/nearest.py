@@ -153,7 +153,7 @@ class _RoundedScores:
         self._halves = torch.stack([centred.square().sum(dim=1) / 2, rounded @ dither[1]])
         """What is taken from a score, by its scale and as it is, float32 [2, V]."""
         spans = [torch.cdist(block, centred).amax(dim=1) for block in torch.split(centred, BLOCK)]
-        self._spans = torch.cat(spans) * self._scale
+        self._spans = 1.01 * torch.cat(spans) * self._scale
         """How far the furthest other centroid is, of each."""
         self._rounded_off = 0.5 * dim**0.5
         self._offset = offset

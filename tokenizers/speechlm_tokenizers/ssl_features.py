@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +143,9 @@ class Encoder(nn.Module):
     @torch.inference_mode()
     def forward(self, wave: Tensor) -> Tensor:
         """Features of one recording, float32 [T] to [ceil(T / hop_length), D]."""
-        found: Tensor = self.network(self.inputs(wave)[None]).last_hidden_state
+        inputs = self.inputs(wave)[None]
+        with _full_precision(inputs.device):
+            found: Tensor = self.network(inputs).last_hidden_state
         return found[0]
 
     @property
@@ -161,6 +164,10 @@ class Encoder(nn.Module):
         if not self.can_batch:
             return [self(wave) for wave in waves]
         inputs = [self.inputs(wave) for wave in waves]
+        with _full_precision(inputs[0].device):
+            return self._batch(inputs)
+
+    def _batch(self, inputs: list[Tensor]) -> list[Tensor]:
         if self.config.family != LOG_MEL:
             inputs = [self.network.feature_extractor(wave[None])[0].T for wave in inputs]
         sizes = torch.tensor([len(each) for each in inputs], device=inputs[0].device)
@@ -197,6 +204,14 @@ class Encoder(nn.Module):
             bands = bands / (variance + 1e-7).sqrt()
         bands = F.pad(bands, (0, 0, 0, STACK * num_frames - len(bands)))
         return rearrange(bands.float(), "(f s) m -> f (s m)", s=STACK)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Convolutions of a GPU as precise as those of a CPU, and the same every time."""
+    if device.type != "cuda":
+        return nullcontext()
+    flags: Any = torch.backends.cudnn.flags
+    return flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)  # type: ignore[no-any-return]
 
 
 def check_layer(model: str, layer: int, num_layers: int) -> None:

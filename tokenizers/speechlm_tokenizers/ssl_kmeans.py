@@ -292,6 +292,9 @@ class SSLKMeans:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.to(device)
         work: Path | None = getattr(waves, "work", None)
+        if work is not None:
+            # What another encoder heard is of no use.
+            work = work / self.fingerprint
         store = FrameStore(options.fit_frames, self.config.encoder.dim, seed, work)
         if store.num_recordings:
             waves = waves.after(store.num_recordings)  # type: ignore[attr-defined]
