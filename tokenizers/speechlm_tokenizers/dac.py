@@ -71,7 +71,7 @@ class DacConfig:
 
 
 class Dac:
-    """DAC's encoder and quantizer, and its decoder's weights for the vocoder."""
+    """Residual units of DAC, of 16 to 44.1 kHz, 50 to 86 a second; windows that stream exactly."""
 
     streaming: Literal["exact"] = "exact"
     default_vocoder = KIND

@@ -80,7 +80,7 @@ class EncodecConfig:
 
 
 class Encodec:
-    """EnCodec's encoder and quantizer, and its decoder's weights for the vocoder."""
+    """Residual units of EnCodec: 24 or 48 kHz, 75 or 150 a second; streams exactly."""
 
     streaming: Literal["exact"] = "exact"
     default_vocoder = KIND

@@ -76,7 +76,7 @@ class XCodecConfig:
 
 
 class XCodec:
-    """X-Codec's encoders and quantizer, and its decoder's weights for the vocoder."""
+    """Residual units of X-Codec, which know what is said; windows that stream exactly."""
 
     streaming: Literal["exact"] = "exact"
     default_vocoder = KIND

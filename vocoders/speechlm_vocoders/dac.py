@@ -38,7 +38,7 @@ class DacDecoderConfig:
 
 
 class DacDecoder:
-    """Renders DAC's units."""
+    """Renders units of ``dac``, in the voice that they keep."""
 
     streaming: Literal["exact"] = "exact"
 

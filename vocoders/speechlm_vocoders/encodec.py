@@ -40,7 +40,7 @@ class EncodecDecoderConfig:
 
 
 class EncodecDecoder:
-    """Renders EnCodec's units."""
+    """Renders units of ``encodec``, in the voice that they keep; streams with state."""
 
     streaming: Literal["exact"] = "exact"
 

@@ -35,7 +35,7 @@ class XCodecDecoderConfig:
 
 
 class XCodecDecoder:
-    """Renders X-Codec's units."""
+    """Renders units of ``xcodec`` at 16 kHz, in the voice that they keep."""
 
     streaming: Literal["exact"] = "exact"
 
