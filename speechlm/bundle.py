@@ -221,7 +221,7 @@ class SpeechLM(Resynthesizer):
             weights=self.weights,
         )
         return [
-            replace(units, codes=self._read(field, prompt, columns))
+            replace(units, codes=self._read(field, prompt, columns), durations=None)
             for units, prompt, columns in zip(given, prompts, outputs, strict=True)
         ]
 

@@ -81,7 +81,13 @@ def load_vocoder(name_or_folder: str | Path, tokenizer: AudioTokenizer | None = 
     """
     folder = _part_folder(Path(name_or_folder), "vocoder")
     if folder is not None:
-        return cast(Vocoder, plugin(VOCODERS, part_kind(folder)).load(folder))
+        vocoder = cast(Vocoder, plugin(VOCODERS, part_kind(folder)).load(folder))
+        inside = getattr(getattr(tokenizer, "base", None), "fingerprint", None)
+        if tokenizer is None or vocoder.tokenizer_fingerprint != inside:
+            return vocoder
+        # Made for the tokenizer inside: that one's own vocoder holds it.
+        holder = plugin(VOCODERS, cast(Any, tokenizer).default_vocoder)
+        return cast(Vocoder, holder.for_tokenizer(tokenizer, vocoder))
     if str(name_or_folder) == AUTO and tokenizer is not None:
         name = getattr(tokenizer, "default_vocoder", None)
         if name is None:

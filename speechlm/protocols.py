@@ -19,6 +19,14 @@ Beside these a part's class may offer ways to be made:
 ``for_tokenizer(tokenizer)``
     For vocoders: with no training of its own. A tokenizer's ``default_vocoder``, where it has
     one, names the vocoder that can be made so.
+``fit_sample_rate(options)``
+    For tokenizers whose class has no ``sample_rate`` of its own: the rate that ``fit`` takes, Hz.
+``base``
+    Of tokenizers that go on top of another: that one. ``default_vocoder`` is then one whose
+    ``for_tokenizer(tokenizer, vocoder)`` takes a vocoder that was trained for the base.
+``variable_rate``
+    True of tokenizers whose units are not one a frame: ``Units.durations`` says how long each
+    lasts, and their streams' ``durations`` how long all that were given so far.
 ``from_options(tokenizer, options)``
     For vocoders: from a published checkpoint that options name, None where they name none.
     What ``speechlm fit vocoder.name=...`` calls.
@@ -83,7 +91,7 @@ class AudioTokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Units a codebook."""
+        """Units a codebook; where they differ the most, and ``codebook_sizes`` has each."""
         ...
 
     @property

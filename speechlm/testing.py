@@ -46,7 +46,8 @@ def check_unit_count(tokenizer: AudioTokenizer, wave: Tensor) -> None:
         f"{len(wave)} samples gave {[units.num_codebooks, units.num_frames]}, "
         f"expected {[tokenizer.num_codebooks, expected]}"
     )
-    assert (units.durations is not None) == getattr(tokenizer, "variable_rate", False)
+    assert units.variable_rate == getattr(tokenizer, "variable_rate", False)
+    assert units.variable_rate == (units.durations is not None)
     for row, size in zip(units.codes, _codebook_sizes(tokenizer), strict=True):
         assert row.min() >= 0
         assert row.max() < size
@@ -147,7 +148,7 @@ def check_vocoder_stream(vocoder: Vocoder, units: Units, chunk: int) -> None:
     Units that are not one a frame (``variable_rate``) come without their durations, as from an
     LM; a unit is at least one frame.
     """
-    if getattr(vocoder, "variable_rate", False):
+    if units.variable_rate:
         units = replace(units, durations=None)
     whole = vocoder.decode([units])[0]
     stream = vocoder.stream()

@@ -26,6 +26,9 @@ class Units:
     """Fingerprint of the tokenizer that made them."""
     durations: Tensor | None = None
     """Length of each unit in frames, int64 [F], once repeats are collapsed."""
+    variable_rate: bool = False
+    """The tokenizer's own units last unequally long, as ``durations`` says where it is known:
+    they are no repeats merged, so nothing is collapsed or expanded."""
 
     def __post_init__(self) -> None:
         if self.codes.ndim != 2 or self.codes.dtype != torch.int64:
@@ -53,16 +56,23 @@ class Units:
     def duration_s(self) -> float:
         return self.num_frames / self.frame_rate
 
+    def unit_at(self, frame: int) -> int:
+        """The unit that ``frame`` falls into; how many there are, for the frame after the last."""
+        if self.durations is None:
+            return frame
+        ends = self.durations.cumsum(0)
+        return int(torch.searchsorted(ends, torch.tensor(frame), right=True))
+
     def collapse(self) -> Units:
         """Merge runs of equal frames, keeping their lengths; :meth:`expand` undoes it."""
-        if self.durations is not None:
+        if self.durations is not None or self.variable_rate:
             return self
         codes, durations = collapse_repeats(self.codes)
         return replace(self, codes=codes, durations=durations)
 
     def expand(self) -> Units:
         """Repeat every unit for its duration."""
-        if self.durations is None:
+        if self.durations is None or self.variable_rate:
             return self
         codes = self.codes.repeat_interleave(self.durations, dim=1)
         return replace(self, codes=codes, durations=None)

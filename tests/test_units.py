@@ -64,3 +64,17 @@ def test_durations_must_match_the_codes() -> None:
             fingerprint="some-tokenizer",
             durations=torch.ones(2, dtype=torch.int64),
         )
+
+
+def test_units_that_last_unequally_long_are_no_repeats() -> None:
+    merged = Units(
+        codes=torch.tensor([[5, 5, 9]]),
+        frame_rate=50.0,
+        fingerprint="some-tokenizer",
+        durations=torch.tensor([2, 1, 3]),
+        variable_rate=True,
+    )
+    assert merged.collapse() is merged
+    assert merged.expand() is merged
+    assert merged.num_frames == 6
+    assert [merged.unit_at(frame) for frame in range(7)] == [0, 0, 1, 2, 2, 2, 3]

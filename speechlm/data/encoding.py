@@ -74,6 +74,8 @@ def encode_long(tokenizer: AudioTokenizer, wave: Tensor) -> Units:
         codes=torch.cat(codes, dim=1),
         frame_rate=tokenizer.frame_rate,
         fingerprint=tokenizer.fingerprint,
+        durations=getattr(stream, "durations", None),
+        variable_rate=getattr(tokenizer, "variable_rate", False),
     )
 
 

@@ -53,7 +53,9 @@ def fit_tokenizer(config: RunConfig) -> None:
         chosen = _choose(open_corpus(config.corpus_path), config.seed)
         job = [config.tokenizer.name, options, config.seed]
         work = _work_folder(folder, job, chosen)
-        waves = CorpusWaves(chosen, kind.sample_rate, config.corpus_path, work)
+        # A tokenizer that goes on top of another takes that one's rate.
+        rate = kind.fit_sample_rate(options) if hasattr(kind, "fit_sample_rate") else None
+        waves = CorpusWaves(chosen, rate or kind.sample_rate, config.corpus_path, work)
     tokenizer = kind.fit(waves, options, config.seed)
     tokenizer.save(folder)
     if isinstance(waves, CorpusWaves):

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ import torch
 from speechlm.data.corpus import Word
 from speechlm.errors import ConfigError, CorpusError
 from speechlm.files import read_json, write_aside, write_json
+from speechlm.protocols import AudioTokenizer
 from speechlm.units import Units
 
 LAYOUT_VERSION = 1
@@ -65,8 +66,30 @@ class UnitFormat:
     frame_rate: float
     """Hz."""
     vocab_size: int
-    """Units a codebook."""
+    """Units a codebook; the most, where they differ."""
     num_codebooks: int
+    codebook_sizes: tuple[int, ...] = ()
+    """Units of each codebook, where they differ; empty: ``vocab_size`` each."""
+    variable_rate: bool = False
+    """Units are not one a frame: see :attr:`~speechlm.units.Units.variable_rate`."""
+
+    @classmethod
+    def of(cls, tokenizer: AudioTokenizer) -> Self:
+        """What a tokenizer's store holds."""
+        sizes = tuple(getattr(tokenizer, "codebook_sizes", ()))
+        return cls(
+            fingerprint=tokenizer.fingerprint,
+            frame_rate=float(tokenizer.frame_rate),
+            vocab_size=tokenizer.vocab_size,
+            num_codebooks=tokenizer.num_codebooks,
+            codebook_sizes=sizes if len(set(sizes)) > 1 else (),
+            variable_rate=getattr(tokenizer, "variable_rate", False),
+        )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units of each codebook."""
+        return self.codebook_sizes or (self.vocab_size,) * self.num_codebooks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,6 +262,7 @@ class Shard:
                 frame_rate=self._format.frame_rate,
                 fingerprint=self._format.fingerprint,
                 durations=self._list("durations", index) if self._collapsed[index] else None,
+                variable_rate=self._format.variable_rate,
             ),
             text=plain["text"],
             speaker=plain["speaker"],
@@ -260,6 +284,8 @@ def _unit_format(saved: Mapping[str, Any]) -> UnitFormat:
         frame_rate=saved["frame_rate"],
         vocab_size=saved["vocab_size"],
         num_codebooks=saved["num_codebooks"],
+        codebook_sizes=tuple(saved.get("codebook_sizes", ())),
+        variable_rate=saved.get("variable_rate", False),
     )
 
 

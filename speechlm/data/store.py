@@ -136,6 +136,11 @@ class UnitStore:
         return self.format.vocab_size
 
     @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Units of each codebook."""
+        return self.format.sizes
+
+    @property
     def num_codebooks(self) -> int:
         return self.format.num_codebooks
 

@@ -102,12 +102,7 @@ def tokenize_corpus(
     if not recordings:
         raise CorpusError(f"{corpus_path} holds no recording")
     tokenizer = load_tokenizer(tokenizer_path)
-    unit_format = UnitFormat(
-        fingerprint=tokenizer.fingerprint,
-        frame_rate=float(tokenizer.frame_rate),
-        vocab_size=tokenizer.vocab_size,
-        num_codebooks=tokenizer.num_codebooks,
-    )
+    unit_format = UnitFormat.of(tokenizer)
     plan = _plan(recordings, corpus_path, unit_format, shard_size)
     with _explain_full_disk(store_path):
         store = _Folder(store_path, unit_format, plan, corpus_path)

@@ -22,6 +22,7 @@ from speechlm import __version__, doctor
 from speechlm.bundle import SpeechLM
 from speechlm.config import RunConfig
 from speechlm.data.corpus import Recording, open_corpus
+from speechlm.data.shards import UnitFormat
 from speechlm.errors import CorpusError
 from speechlm.evaluation.asked import Asked, draw_questions, find_questions
 from speechlm.evaluation.figures import require_matplotlib
@@ -158,7 +159,9 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
             )
             for name, layout in _weighted_layouts(model)
         },
-        "codebooks": codebook_usage([one.units for one in tokenized], model.tokenizer.vocab_size),
+        "codebooks": codebook_usage(
+            [one.units for one in tokenized], UnitFormat.of(model.tokenizer).sizes
+        ),
         "first_audio_latency": first_audio_latency(
             model, [one.wave for one in asked_waves["unseen"][:NUM_TIMED]], config.generate
         ),

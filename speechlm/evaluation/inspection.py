@@ -15,6 +15,7 @@ from torch import Tensor
 
 from speechlm.data.corpus import Recording
 from speechlm.data.human import human_clips
+from speechlm.data.shards import UnitFormat
 from speechlm.errors import AudioError, InputError
 from speechlm.evaluation.measures import codebook_usage
 from speechlm.evaluation.representation import phone_agreement, phones_of_frames
@@ -94,7 +95,7 @@ def inspect_tokenizer(
         "tokenizer": describe(tokenizer),
         "recordings": {"n": len(heard), "seconds": length_s},
         "rates": rates(units, tokenizer),
-        "codebooks": codebook_usage(units, tokenizer.vocab_size),
+        "codebooks": codebook_usage(units, UnitFormat.of(tokenizer).sizes),
         "agreement": agreement(tokenizer, heard[:CHECKED]),
         "speed": {"times_real_time": length_s / max(sum(seconds), 1e-9)},
     }
@@ -113,7 +114,7 @@ def inspect_tokenizer(
 
 def describe(tokenizer: AudioTokenizer) -> dict[str, Any]:
     """What a tokenizer says of itself."""
-    per_frame = tokenizer.num_codebooks * math.log2(tokenizer.vocab_size)
+    per_frame = sum(math.log2(size) for size in UnitFormat.of(tokenizer).sizes)
     return {
         "fingerprint": tokenizer.fingerprint,
         "sample_rate": tokenizer.sample_rate,
@@ -130,7 +131,7 @@ def rates(units: Sequence[Units], tokenizer: AudioTokenizer) -> dict[str, float]
     """Units and bits a second, as they come and after repeats are collapsed."""
     seconds = sum(each.duration_s for each in units)
     entropy = 0.0
-    for row in codebook_usage(units, tokenizer.vocab_size):
+    for row in codebook_usage(units, UnitFormat.of(tokenizer).sizes):
         entropy += math.log2(row["perplexity"]) * row["frames"]
     collapsed = sum(each.collapse().codes.shape[1] for each in units)
     given = sum(each.codes.shape[1] for each in units)
@@ -214,7 +215,9 @@ def _phones(heard: Sequence[Heard], tokenizer: AudioTokenizer) -> dict[str, Any]
     for each in heard:
         if each.recording.phones is None:
             continue
-        frames = each.units.expand().codes[0]
+        frames = each.units.codes[0]
+        if each.units.durations is not None:
+            frames = frames.repeat_interleave(each.units.durations)
         codes.append(frames)
         labels += phones_of_frames(each.recording.phones, len(frames), tokenizer.frame_rate)
     return phone_agreement(torch.cat(codes), labels)

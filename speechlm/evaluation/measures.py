@@ -53,8 +53,12 @@ def unit_perplexity(lm: UnitLM, sequences: Sequence[LMSequence], seed: int) -> d
     }
 
 
-def codebook_usage(units: Sequence[Units], vocab_size: int) -> list[dict[str, Any]]:
+def codebook_usage(units: Sequence[Units], sizes: Sequence[int]) -> list[dict[str, Any]]:
     """How evenly units are used, a row a codebook.
+
+    Args:
+        units: Of some recordings.
+        sizes: Units of each codebook.
 
     Returns:
         ``used`` units of ``size``, their ``share``, ``perplexity`` = 2^entropy, ``frames``, and
@@ -63,13 +67,14 @@ def codebook_usage(units: Sequence[Units], vocab_size: int) -> list[dict[str, An
     rows = []
     for codebook in range(units[0].num_codebooks):
         codes = torch.cat([one.expand().codes[codebook] for one in units])
-        counts = torch.bincount(codes, minlength=vocab_size).double()
+        size = sizes[codebook]
+        counts = torch.bincount(codes, minlength=size).double()
         shares = counts[counts > 0] / counts.sum()
         rows.append(
             {
                 "used": len(shares),
-                "size": vocab_size,
-                "share": len(shares) / vocab_size,
+                "size": size,
+                "share": len(shares) / size,
                 "perplexity": float((-(shares * shares.log()).sum()).exp()),
                 "frames": len(codes),
                 "counts": counts.sort(descending=True).values.long().tolist(),

@@ -65,6 +65,11 @@ class Merged(PlannedLayout):
         return True
 
     @property
+    def length_varies(self) -> bool:
+        """Contents of the same shape may be laid out in more columns or fewer."""
+        return self.num_codebooks > 1
+
+    @property
     def fields(self) -> tuple[Field, ...]:
         return tuple(
             Field(name=name, kind="units", num_streams=self.num_codebooks, optional=True)

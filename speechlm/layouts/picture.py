@@ -79,7 +79,10 @@ def sample_content(
         if field.name not in names:
             continue
         if field.kind == "units":
-            content[field.name] = torch.zeros(field.num_streams, num_frames).long()
+            codes = torch.zeros(field.num_streams, num_frames).long()
+            if getattr(layout, "collapse", False):  # each stream changes half as often
+                codes += torch.arange(num_frames) // 2 ** torch.arange(field.num_streams)[:, None]
+            content[field.name] = codes
         elif field.kind == "text":
             content[field.name] = torch.zeros(num_tokens).long()
         elif field.kind == "spans":

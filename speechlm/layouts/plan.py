@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from speechlm.errors import InputError
-from speechlm.layouts.grid import Content, Field, Grammar, LMSequence, Prompt
+from speechlm.layouts.grid import Content, Field, Grammar, Layout, LMSequence, Prompt
 from speechlm.layouts.vocabulary import CONTROLS, Vocabulary
+from speechlm.units import collapse_repeats
 
 TEXT, CONTROL = -1, -2
 """Kinds of cells besides the number of a stream: a text token, and a control token."""
@@ -363,6 +364,18 @@ def without_text(content: Content) -> Content:
         return content
     empty = torch.zeros(0, dtype=torch.int64)
     return {"text": empty, "words": empty.view(0, 2), **content}
+
+
+def merged_by(layout: Layout, codes: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What a layout that merges repeats lays out of units int64 [K, F]; None where it does not.
+
+    Returns:
+        The units that are laid out, int64 [K, U], and how many frames each lasts, int64 [U].
+    """
+    if not getattr(layout, "collapse", False):
+        return None
+    merge: Callable[[Tensor], tuple[Tensor, Tensor]] = getattr(layout, "merged", collapse_repeats)
+    return merge(codes)
 
 
 def check_fields(layout: str, content: Content, *allowed: Iterable[str]) -> frozenset[str]:

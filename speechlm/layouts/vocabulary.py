@@ -188,7 +188,7 @@ class Vocabulary:
                 got=units.fingerprint,
                 remedy="tokenize with the tokenizer that the LM was trained on, or train again",
             )
-        if units.durations is not None:
+        if units.durations is not None and not units.variable_rate:
             raise InputError("expected units with their repeats, got merged ones; call expand()")
 
     def check_text(self, fingerprint: str) -> None:

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from speechlm.errors import InputError
 from speechlm.layouts.grid import LMSequence
-from speechlm.layouts.plan import PlannedLayout
+from speechlm.layouts.plan import PlannedLayout, merged_by
 from speechlm.model.fast_linear import Weights
 from speechlm.model.scoring import log_probs
-from speechlm.units import Units, collapse_repeats
+from speechlm.units import Units
 
 if TYPE_CHECKING:
     from speechlm.model.unit_lm import UnitLM
@@ -277,9 +277,12 @@ def _frames(
             f"got {start_s:g}..{end_s:g} s"
         )
     duration_s = (stop - start) / units.frame_rate
-    if not getattr(lm.layout, "collapse", False):
+    merged = merged_by(lm.layout, units.codes)
+    if merged is None and not units.variable_rate:
         return (start, stop), duration_s
-    durations = collapse_repeats(units.codes)[1]
+    durations = units.durations if merged is None else merged[1]
+    if durations is None:
+        raise InputError("expected units with the duration of each, to find a span among them")
     begins = durations.cumsum(0) - durations
     first, past = torch.searchsorted(begins, torch.tensor([start, stop])).tolist()
     if first == past:

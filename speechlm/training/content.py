@@ -12,9 +12,10 @@ from speechlm.data.shards import StoredUnits
 from speechlm.errors import InputError
 from speechlm.layouts.grid import Layout
 from speechlm.layouts.monologue import fit_words
+from speechlm.layouts.plan import merged_by
 from speechlm.layouts.spans import Word, choose_spans
 from speechlm.layouts.text import TextTokenizer
-from speechlm.units import Units, collapse_repeats
+from speechlm.units import Units
 
 CONVERSATION = {"question", "answer", "question_text", "answer_text", "text", "words"}
 SPEECH = {"speech", "text", "words", "spans"}
@@ -67,14 +68,15 @@ class ContentPlan:
         self._needs_words = bool(names & {"words", "spans"})
         self._needs_text = not self._needs_words and any(f.kind == "text" for f in layout.fields)
         assert text_tokenizer is not None or not (self._needs_words or self._needs_text)
-        self._collapse = bool(getattr(layout, "collapse", False))
+        self._layout = layout
         self._tokenizer = text_tokenizer
         self._spans = spans
 
     def keep(self, row: StoredUnits) -> Kept:
         """What of a row its sequences need."""
         units = row.units.expand()
-        codes = collapse_repeats(units.codes)[0] if self._collapse else units.codes
+        merged = merged_by(self._layout, units.codes)
+        codes = units.codes if merged is None else merged[0]
         text = words = None
         if self._tokenizer is not None and self._needs_text and row.text:
             text = self._tokenizer.encode(row.text)
@@ -162,7 +164,7 @@ class ContentPlan:
 
 
 def _frame(seconds: float, units: Units) -> int:
-    return min(max(round(seconds * units.frame_rate), 0), units.num_frames)
+    return units.unit_at(min(max(round(seconds * units.frame_rate), 0), units.num_frames))
 
 
 def _fit(said: Kept) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from speechlm.config import RunConfig, SegmentsConfig
 from speechlm.data.corpus import Recording, open_corpus
 from speechlm.data.store import UnitArrays, UnitStore
-from speechlm.errors import AudioError, CorpusError, FingerprintError
+from speechlm.errors import AudioError, CorpusError, FingerprintError, InputError
 from speechlm.progress import progress, say
 from speechlm.protocols import PartTraining, SegmentBatch
 
@@ -275,6 +275,11 @@ def open_segments(
                 expected=store.fingerprint,
                 got=str(tokenizer_fingerprint),
                 remedy="run 'speechlm tokenize' again with this tokenizer",
+            )
+        if store.format.variable_rate:
+            raise InputError(
+                f"the units of {store.fingerprint!r} are not one a frame, as a vocoder is trained "
+                "on: train one for the tokenizer inside, and give it as vocoder.path"
             )
         units = store.arrays()
     known = None if units is None else set(units.ids)

@@ -199,9 +199,9 @@ class SequenceSet:
         return self._length_of(content, goes_on=self._goes_on(index))
 
     def _length_of(self, content: dict[str, Tensor], *, goes_on: bool = False) -> int:
-        """Whatever its content, a sequence is as long as another of the same shapes."""
+        """Mostly, whatever its content, a sequence is as long as another of the same shapes."""
         key = (goes_on, *((name, *tensor.shape) for name, tensor in content.items()))
-        if key not in self._known_lengths:
+        if getattr(self.layout, "length_varies", False) or key not in self._known_lengths:
             sequence = self.layout.encode(self.vocabulary, content)
             if goes_on:
                 sequence = _without_end(sequence, self.vocabulary.end)
@@ -211,11 +211,11 @@ class SequenceSet:
     @functools.cached_property
     def _room(self) -> int:
         """The most frames of a recording alone that fit into ``max_length``."""
-        num_codebooks, size = self._kept[0].codes.shape[0], self.vocabulary.stream_sizes[0]
+        sizes = torch.tensor(self._codebook_sizes(self._kept[0].codes))[:, None]
 
         def fits(frames: int) -> bool:
             # Counting up, so that there is nothing to collapse.
-            codes = (torch.arange(frames) % size).expand(num_codebooks, -1)
+            codes = torch.arange(frames) % sizes
             return self._length_of({"speech": codes}) <= self.max_length
 
         if not fits(1):
@@ -234,9 +234,15 @@ class SequenceSet:
 
     def _dropped(self, codes: Tensor, probability: float, generator: torch.Generator) -> Tensor:
         dropped = torch.rand(codes.shape, generator=generator) < probability
-        size = self.vocabulary.stream_sizes[0]
-        others = torch.randint(size, codes.shape, generator=generator, dtype=codes.dtype)
-        return torch.where(dropped, others, codes)
+        others = [
+            torch.randint(size, row.shape, generator=generator, dtype=codes.dtype)
+            for size, row in zip(self._codebook_sizes(codes), codes, strict=True)
+        ]
+        return torch.where(dropped, torch.stack(others), codes)
+
+    def _codebook_sizes(self, codes: Tensor) -> tuple[int, ...]:
+        """Units of each codebook of codes [K, F]: the first streams are the codebooks."""
+        return self.vocabulary.stream_sizes[: len(codes)]
 
 
 def _without_end(sequence: LMSequence, end: int) -> LMSequence:

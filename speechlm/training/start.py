@@ -60,7 +60,7 @@ def choose_language(config: RunConfig, store: UnitStore) -> Language:
         text_tokenizer = TextTokenizer.load(source)
     vocabulary = Vocabulary(
         tokenizer_fingerprint=store.fingerprint,
-        stream_sizes=layout.stream_sizes((store.vocab_size,) * store.num_codebooks),
+        stream_sizes=layout.stream_sizes(store.codebook_sizes),
         text_size=0 if text_tokenizer is None else text_tokenizer.size,
         text_fingerprint=None if text_tokenizer is None else text_tokenizer.fingerprint,
     )

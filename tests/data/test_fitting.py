@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from speechlm.cli.main import main
 from speechlm.config import CorpusConfig, RunConfig, TokenizerConfig
 from speechlm.data import fitting
 from speechlm.data.corpus import Recording, open_corpus
@@ -143,6 +144,22 @@ def test_a_tokenizer_that_needs_no_corpus_reads_none(
     fit_tokenizer(replace(run, tokenizer=tokenizer, corpus=corpus))
     assert reads == []
     assert load_tokenizer(run.tokenizer_path).vocab_size == 9
+
+
+def test_a_pickle_is_read_on_trust_alone(
+    run: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    joblib = pytest.importorskip("joblib")
+    joblib.dump(torch.randn(7, 32).numpy(), tmp_path / "km.bin")
+    options = f"{{model: {run.tokenizer.options['model']}, layer: 1, kmeans: {tmp_path}/km.bin}}"
+    words = ["fit", "tokenizer.name=ssl-kmeans", f"tokenizer.options={options}"]
+    words += ["-o", str(tmp_path / "run")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "is a pickle, which could run any program" in error
+    assert error.count("\n") == 1
+    assert main([*words, "--trust"]) == 0
+    assert load_tokenizer(tmp_path / "run" / "tokenizer").vocab_size == 7
 
 
 def test_no_more_than_a_sample_is_chosen(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,7 +260,7 @@ def test_proportions_and_confusions() -> None:
 
 def test_codebook_usage_of_a_known_distribution() -> None:
     codes = torch.tensor([[0, 0, 1, 1, 3, 3]])
-    (row,) = codebook_usage([Units(codes=codes, frame_rate=50.0, fingerprint="x")], 8)
+    (row,) = codebook_usage([Units(codes=codes, frame_rate=50.0, fingerprint="x")], [8])
     assert (row["used"], row["frames"], row["counts"][:4]) == (3, 6, [2, 2, 2, 0])
     assert row["perplexity"] == pytest.approx(3.0)
 

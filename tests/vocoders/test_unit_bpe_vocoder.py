@@ -90,6 +90,7 @@ def test_few_tokens_stream_exactly_too(
         codes=torch.arange(tokens)[None] + 80,
         frame_rate=tokenizers[collapse].frame_rate,
         fingerprint=tokenizers[collapse].fingerprint,
+        variable_rate=True,
     )
     check_vocoder_stream(vocoders[collapse], few, chunk=2)
 

@@ -111,6 +111,7 @@ class UnitBPE:
                     frame_rate=self.frame_rate,
                     fingerprint=self.fingerprint,
                     durations=durations,
+                    variable_rate=True,
                 )
             )
         return encoded

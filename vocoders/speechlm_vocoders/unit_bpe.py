@@ -47,8 +47,6 @@ class UnitBPEVocoder:
         known_as: Its fingerprint, where that is known.
     """
 
-    variable_rate = True
-
     def __init__(
         self,
         config: UnitBPEVocoderConfig,
