@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from speechlm.errors import CheckpointError
+from speechlm_tokenizers import kmeans
 from speechlm_tokenizers.kmeans import assign, fit_kmeans, fit_resumable
 
 
@@ -64,3 +65,13 @@ def test_a_damaged_pass_is_named(tmp_path: Path) -> None:
     (tmp_path / "centroids-000003.safetensors").write_bytes(b"half")
     with pytest.raises(CheckpointError, match=r"cannot be read .*delete .* to begin anew"):
         fit_resumable(torch.randn(50, 4), 5, 3, seed=1, folder=tmp_path)
+
+
+def test_sums_on_a_gpu_are_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There by products, in pieces, as adding one by one has no order."""
+    frames = torch.randn(500, 6, generator=_generator())
+    codes = torch.randint(0, 9, (500,), generator=_generator(1))
+    monkeypatch.setattr(kmeans, "ONE_HOT", 9 * 64)
+    torch.testing.assert_close(
+        kmeans._sums_by_product(frames, codes, 10), kmeans._sums(frames, codes, 10)
+    )

@@ -18,6 +18,8 @@ from speechlm_tokenizers.nearest import NearestCentroid
 
 BLOCK = 16_384
 """Frames compared with all centroids at once."""
+ONE_HOT = 2**24
+"""Most entries of the matrix that says which frame is of which unit."""
 
 
 def assign(features: Tensor, centroids: Tensor) -> Tensor:
@@ -149,7 +151,7 @@ def lloyd_pass(
     if empty.any():
         distances = [
             (block - means[block_codes]).square().sum(dim=1)
-            for block, block_codes in _blocks(features, codes)
+            for block, block_codes in _blocks(features, codes, BLOCK)
         ]
         weights = torch.cat(distances).cpu() + 1e-12
         far = torch.multinomial(weights, int(empty.sum()), generator=generator)
@@ -159,17 +161,22 @@ def lloyd_pass(
 
 def _sums(features: Tensor, codes: Tensor, num_units: int) -> Tensor:
     """The sum of each unit's frames, float32 [V, D], in the same order every time."""
-    sums = features.new_zeros(num_units, features.shape[1])
     if features.device.type == "cpu":
-        return sums.index_add_(0, codes, features)
+        return features.new_zeros(num_units, features.shape[1]).index_add_(0, codes, features)
     # There, index_add_ adds in whichever order the frames come: other last bits each time.
-    for block, block_codes in _blocks(features, codes):
-        sums += torch.nn.functional.one_hot(block_codes, num_units).to(block.dtype).T @ block
+    return _sums_by_product(features, codes, num_units)
+
+
+def _sums_by_product(features: Tensor, codes: Tensor, num_units: int) -> Tensor:
+    sums = features.new_zeros(num_units, features.shape[1])
+    units = torch.arange(num_units, device=codes.device)
+    for some, their_codes in _blocks(features, codes, max(1, ONE_HOT // num_units)):
+        sums += (units[:, None] == their_codes).to(some.dtype) @ some
     return sums
 
 
-def _blocks(features: Tensor, codes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    yield from zip(torch.split(features, BLOCK), torch.split(codes, BLOCK), strict=True)
+def _blocks(features: Tensor, codes: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from zip(torch.split(features, size), torch.split(codes, size), strict=True)
 
 
 def plus_plus(features: Tensor, num_units: int, generator: torch.Generator) -> Tensor:

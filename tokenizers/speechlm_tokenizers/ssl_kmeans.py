@@ -250,6 +250,15 @@ class SSLKMeans:
         chosen = resolve(options)
         assert chosen.model is not None
         assert chosen.layer is not None
+        quantizer: QuantizerKind = "k-means"
+        read: dict[str, Tensor] | None = None
+        if chosen.kmeans is not None:  # before the encoder: it is a thousandth of its size
+            quantizer, read = read_quantizer(
+                chosen.kmeans,
+                trust=chosen.trust,
+                sha256=chosen.kmeans_sha256,
+                sha256_name="tokenizer.options.kmeans_sha256",
+            )
         encoder = load_encoder(
             chosen.model,
             chosen.layer,
@@ -257,16 +266,6 @@ class SSLKMeans:
             normalize=chosen.normalize,
             sha256=chosen.sha256,
         )
-        quantizer: QuantizerKind = "k-means"
-        # To hear the corpus with, units of any kind will do.
-        tensors = {"centroids": torch.zeros(2, encoder.config.dim)}
-        if chosen.kmeans is not None:
-            quantizer, tensors = read_quantizer(
-                chosen.kmeans,
-                trust=chosen.trust,
-                sha256=chosen.kmeans_sha256,
-                sha256_name="tokenizer.options.kmeans_sha256",
-            )
         config = SSLKMeansConfig(
             encoder=encoder.config,
             quantizer=quantizer,
@@ -274,10 +273,12 @@ class SSLKMeans:
             context_s=chosen.context_s,
         )
         weights = {f"encoder.{name}": tensor for name, tensor in encoder.tensors().items()}
-        if chosen.kmeans is None:
-            listener = cls(config, {**weights, "quantizer.centroids": tensors["centroids"]})
-            tensors = {"centroids": listener._fit(waves, chosen, seed)}
-        fitted = cls(config, {**weights, **{f"quantizer.{k}": v for k, v in tensors.items()}})
+        if read is None:
+            # To hear the corpus with, units of any kind will do.
+            anything = torch.zeros(2, encoder.config.dim)
+            listener = cls(config, {**weights, "quantizer.centroids": anything})
+            read = {"centroids": listener._fit(waves, chosen, seed)}
+        fitted = cls(config, {**weights, **{f"quantizer.{k}": v for k, v in read.items()}})
         if chosen.num_units not in (None, fitted.vocab_size):
             raise CheckpointError(
                 f"{chosen.kmeans} holds {fitted.vocab_size} units, but tokenizer.options.num_units "
