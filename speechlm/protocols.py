@@ -140,7 +140,11 @@ class VocoderStream(Protocol):
 
 
 class Vocoder(Protocol):
-    """Discrete units to waveform: the mirror image of :class:`AudioTokenizer`."""
+    """Discrete units to waveform: the mirror image of :class:`AudioTokenizer`.
+
+    One that takes the embedding of a voice tells its length as ``speaker_dim``: with that of
+    :mod:`speechlm.speaker`, a recording is resynthesized in its own voice.
+    """
 
     @property
     def sample_rate(self) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from speechlm.data.corpus import Recording
 from speechlm.data.human import human_clips
 from speechlm.data.shards import UnitFormat
-from speechlm.errors import AudioError, InputError
+from speechlm.errors import AudioError, InputError, PluginError
 from speechlm.evaluation.measures import codebook_usage
 from speechlm.evaluation.representation import phone_agreement, phones_of_frames
 from speechlm.evaluation.word_error import (
@@ -288,16 +288,16 @@ def _judge(
     others: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
+    try:
+        sentences = SentenceJudge([each.recording.text or "" for each in heard], others, seed)
+    except (InputError, PluginError) as error:
+        return {"left_out": str(error)}
     told = [
         (each, wave)
         for each, wave in zip(heard, waves, strict=True)
-        if spoken_words(each.recording.text or "")
+        if " ".join(spoken_words(each.recording.text or "")) in sentences.sentences
     ]
     texts = [each.recording.text or "" for each, _ in told]
-    try:
-        sentences = SentenceJudge(texts, others, seed)
-    except InputError as error:
-        return {"left_out": str(error)}
     words = [len(spoken_words(text)) for text in texts]
     say(f"listening to {len(told)} recordings and their resynthesis")
     recorded = [e for e, _ in sentences.errors([each.wave for each, _ in told], rate, texts)]

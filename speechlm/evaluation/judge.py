@@ -11,7 +11,7 @@ Of 118 such words it understands 114; with pocketsphinx's own settings it unders
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
@@ -37,7 +37,7 @@ ACTIVE_RANGE_DB = 30.0
 # Wide beams, and no second pass over the lattice: it prefers words whose end was pruned away.
 SEARCH = {"beam": 1e-80, "wbeam": 1e-60, "pbeam": 1e-80, "bestpath": False}
 
-PRONUNCIATIONS = {"xray": "EH K S R EY"}
+PRONUNCIATIONS = {"uppercase": "AH P ER K EY S", "xray": "EH K S R EY"}
 """Words that the recogniser's dictionary lacks, in its phones (CMUdict)."""
 
 
@@ -87,6 +87,18 @@ class GrammarJudge:
             return [_recognise(self.words, clip) for clip in clips]
         with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
             return list(pool.map(_recognise, [self.words] * len(clips), clips, chunksize=8))
+
+
+def unknown_words(words: Iterable[str]) -> set[str]:
+    """Those that the judge cannot pronounce.
+
+    Raises:
+        PluginError: pocketsphinx is not installed.
+    """
+    decoder = _decoder(("yes",))
+    return {
+        word for word in words if decoder.lookup_word(word) is None and word not in PRONUNCIATIONS
+    }
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from speechlm.errors import InputError
 from speechlm.evaluation.intervals import bootstrap_interval
-from speechlm.evaluation.judge import GrammarJudge
+from speechlm.evaluation.judge import GrammarJudge, unknown_words
 
 MOST_SENTENCES = 300
 """Sentences that the judge tells apart: what was said and others of the corpus."""
@@ -21,6 +21,13 @@ MOST_SENTENCES = 300
 def spoken_words(text: str) -> list[str]:
     """The words of a text as the judge knows them."""
     return re.findall(r"[a-z]+(?:'[a-z]+)*", text.lower())
+
+
+def known_sentences(texts: Iterable[str]) -> set[str]:
+    """The texts as words, without those that are empty or hold a word unknown to the judge."""
+    sentences = {" ".join(spoken_words(text)) for text in texts} - {""}
+    unknown = unknown_words({word for each in sentences for word in each.split()})
+    return {each for each in sentences if not unknown & set(each.split())}
 
 
 class SentenceJudge:
@@ -37,14 +44,14 @@ class SentenceJudge:
 
     Raises:
         PluginError: pocketsphinx is not installed.
-        InputError: It cannot pronounce a word; or no text has any.
+        InputError: No text has words that it can pronounce.
     """
 
     def __init__(self, said: Sequence[str], others: Sequence[str], seed: int) -> None:
-        sentences = {" ".join(spoken_words(text)) for text in said} - {""}
+        sentences = known_sentences(said)
         if not sentences:
             raise InputError("expected recordings with texts of English words, got none")
-        mixed = sorted({" ".join(spoken_words(text)) for text in others} - sentences - {""})
+        mixed = sorted(known_sentences(others) - sentences)
         random.Random(seed).shuffle(mixed)
         self.sentences = sorted(sentences) + mixed[: max(0, MOST_SENTENCES - len(sentences))]
         self._judge = GrammarJudge(self.sentences)
