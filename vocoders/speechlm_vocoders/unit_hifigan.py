@@ -117,6 +117,7 @@ class UnitHiFiGAN:
         self.tokenizer_fingerprint = config.tokenizer_fingerprint
         self.sample_rate = config.sample_rate
         self.hop_length = config.model.hop_length
+        self.speaker_dim = config.model.speaker_dim
         self.variable_rate = config.predict_durations
         """Whether a unit without durations may last longer than a frame."""
         held = 2 * (config.model.duration_kernel // 2) if config.predict_durations else 0

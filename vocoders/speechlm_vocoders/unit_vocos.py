@@ -55,6 +55,7 @@ class UnitVocos:
         self.tokenizer_fingerprint = config.tokenizer_fingerprint
         self.sample_rate = config.model.sample_rate
         self.hop_length = config.model.hop_length
+        self.speaker_dim = config.model.speaker_dim
         self.lookahead = config.model.lookahead + config.block - 1
         with torch.random.fork_rng(devices=[]):
             self.model = VocosModel(config.model)
