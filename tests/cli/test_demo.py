@@ -165,3 +165,23 @@ def test_a_command_that_is_stopped_may_finish_what_it_is_at(
         process.send_signal(stop)
     process.wait(timeout=60)
     assert saved.exists()
+
+
+def test_parts_that_must_be_trained_are_trained_inside_the_run(tmp_path: Path) -> None:
+    given = ["tokenizer.name=causal-codec", "vocoder.name=unit-vocos", "seed=3"]
+    overrides = [f"output={tmp_path}", *given, "train.max_steps=7", "vocoder.options.dim=64"]
+    config = load_config(preset("demo"), overrides)
+    planned = demo.plan(config, preset("demo"), overrides)
+    assert [stage.name for stage in planned] == [
+        *("corpus", "tokenizer", "tokenize", "vocoder", "train", "evaluate")
+    ]
+    commands = [stage.command[len(demo.program()) :] for stage in planned]
+    assert [words[0] for words in commands][1::2] == ["train", "train", "evaluate"]
+    for words, part in ((commands[1], "tokenizer"), (commands[3], "vocoder")):
+        trained = load_config(Path(words[1]), words[2:])
+        assert trained.train.part == part
+        assert trained.corpus_path == config.corpus_path
+        assert trained.tokenizer_path == config.tokenizer_path
+        assert (trained.seed, trained.output) == (3, tmp_path)
+        assert trained.train.max_steps != 7
+    assert trained.vocoder.options["dim"] == 64
