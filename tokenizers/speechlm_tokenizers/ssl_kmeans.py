@@ -27,6 +27,7 @@ from speechlm.errors import CheckpointError, ConfigError, CorpusError
 from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.units import Units
 from speechlm_tokenizers.centroids import read_quantizer
+from speechlm_tokenizers.codec_loading import aligned, below
 from speechlm_tokenizers.frame_store import FrameStore
 from speechlm_tokenizers.kmeans import fit_resumable
 from speechlm_tokenizers.ssl_checkpoint import load_encoder
@@ -86,8 +87,9 @@ class SSLKMeans:
             CheckpointError: The two do not fit each other, or ``config``.
         """
         self.config = config
-        self._encoder = Encoder(config.encoder, _below("encoder.", tensors))
-        self._quantizer: Quantizer = QUANTIZERS[config.quantizer](_below("quantizer.", tensors))
+        self._encoder = Encoder(config.encoder, below(tensors, "encoder."))
+        quantizer = aligned(below(tensors, "quantizer."))
+        self._quantizer: Quantizer = QUANTIZERS[config.quantizer](quantizer)
         if self._quantizer.dim != config.encoder.dim:
             raise CheckpointError(
                 f"the k-means is of {self._quantizer.dim} features, but the encoder gives "
@@ -337,14 +339,6 @@ class SSLKMeansStream:
         if len(codes):
             self._last = int(codes[-1])
         return codes[None]
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
 
 
 def _batches(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
