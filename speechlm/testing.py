@@ -145,10 +145,10 @@ def check_vocoder(vocoder: Vocoder, units: Sequence[Units]) -> None:
 def check_vocoder_stream(vocoder: Vocoder, units: Units, chunk: int) -> None:
     """However cut, the stream equals the whole; and no sample comes later than promised.
 
-    Units that are not one a frame (``variable_rate``) come without their durations, as from an
-    LM; a unit is at least one frame.
+    Units that are not one a frame, or that the vocoder lets last longer (``variable_rate`` of
+    either), come without their durations, as from an LM; a unit is at least one frame.
     """
-    if units.variable_rate:
+    if units.variable_rate or getattr(vocoder, "variable_rate", False):
         units = replace(units, durations=None)
     whole = vocoder.decode([units])[0]
     stream = vocoder.stream()
