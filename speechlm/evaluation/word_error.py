@@ -8,12 +8,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from speechlm.errors import InputError
 from speechlm.evaluation.intervals import bootstrap_interval
 from speechlm.evaluation.judge import GrammarJudge, unknown_words
 
+DITHER_DB = -50.0
+"""Of the noise below everything that the judge hears, against a recording's peak."""
 MOST_SENTENCES = 300
 """Sentences that the judge tells apart: what was said and others of the corpus."""
 
@@ -62,11 +65,22 @@ class SentenceJudge:
         """Words wrong in each recording, inserted ones included, and what was heard."""
         from torchaudio.functional import edit_distance
 
-        heard = self._judge.transcribe_many(waves, sample_rate)
+        heard = self._judge.transcribe_many([_dithered(wave) for wave in waves], sample_rate)
         return [
             (edit_distance(spoken_words(text), hypothesis.split()), hypothesis)
             for text, hypothesis in zip(texts, heard, strict=True)
         ]
+
+
+def _dithered(wave: Tensor) -> Tensor:
+    """A wave over faint noise.
+
+    Digital silence, which synthesised and edited recordings hold, throws the judge's features
+    off: of the demo's unheard voices it takes 36 % of the words wrongly as they are, 8 % with
+    noise. What went through a vocoder has noise of its own, and would look better than it is.
+    """
+    noise = torch.randn(len(wave), generator=torch.Generator().manual_seed(0))
+    return wave + 10 ** (DITHER_DB / 20) * wave.abs().amax() * noise.to(wave)
 
 
 def word_error(errors: Sequence[int], words: Sequence[int], seed: int) -> dict[str, Any]:
