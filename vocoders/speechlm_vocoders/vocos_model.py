@@ -37,6 +37,8 @@ from speechlm.streaming import State
 MIDDLE_PITCH = math.log(140.0)
 """What predictions of the pitch start from, log of Hz."""
 LOWEST_PITCH, HIGHEST_PITCH = math.log(40.0), math.log(800.0)
+HEAD_SCALE = 4.0
+"""Of all that the last layer says: log-magnitudes reach far, and that should not take it long."""
 LARGEST_LOG = 6.0
 """Of a magnitude: what one bad step of training makes must stay finite."""
 
@@ -137,9 +139,10 @@ class VocosModel(nn.Module):
                 nn.init.normal_(rows, std=len(self.embeddings) ** -0.5)
             self.pitch_head.weight.mul_(0.1)
             # Quiet at first, and in the pulses' own phases.
-            self.head.weight.mul_(0.3)
+            self.head.weight.mul_(0.3 / HEAD_SCALE)
             self.head.weight[bins : 2 * bins] = 0
-            self.head.bias.copy_(torch.tensor([-3.0, 0.0, -5.0]).repeat_interleave(bins))
+            logs = torch.tensor([-3.0, 0.0, -5.0]) / HEAD_SCALE
+            self.head.bias.copy_(logs.repeat_interleave(bins))
 
     def forward(
         self,
@@ -176,7 +179,8 @@ class VocosModel(nn.Module):
         hidden = hidden + self.pitch_input(pitch[..., None] - MIDDLE_PITCH)
         for block in self.blocks:
             hidden = block(hidden, state)
-        loudness, phases, noisiness = self.head(self.output_norm(hidden)).float().chunk(3, dim=2)
+        said = HEAD_SCALE * self.head(self.output_norm(hidden)).float()
+        loudness, phases, noisiness = said.chunk(3, dim=2)
         pulses = self.pulse_windows(self.pulse_train(pitch, state), state)
         filtered = pulses * torch.polar(loudness.clamp(max=LARGEST_LOG).exp(), phases)
         hiss = self.noise_windows(noise, state) * noisiness.clamp(max=LARGEST_LOG).exp()
