@@ -46,12 +46,18 @@ def _vocoder(**changes: Any) -> UnitHiFiGAN:
         tokenizer_fingerprint=MADE_FOR, sample_rate=RATE, model=model, **{"block": 4, **settings}
     )
     generator = torch.Generator().manual_seed(1)
-    network = HiFiGAN(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = HiFiGAN(model)
     with torch.no_grad():
         for name, tensor in network.named_parameters():
-            if not name.startswith("durations") or name == "durations.head.weight":
+            if not name.startswith("durations"):
                 scale = 0.3 if tensor.ndim > 1 else 0.1
                 tensor.copy_(scale * torch.randn(tensor.shape, generator=generator))
+            elif name == "durations.head.weight":
+                tensor.copy_(0.5 * torch.randn(tensor.shape, generator=generator))
+            elif name == "durations.head.bias":
+                tensor.fill_(1.0)
     return UnitHiFiGAN(config, network)
 
 

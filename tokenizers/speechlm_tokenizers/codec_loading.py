@@ -65,7 +65,7 @@ def checkpoint_folder(model: str, example: str) -> Path:
     return Path(downloaded)
 
 
-def checkpoint_config(folder: Path, model_type: str) -> dict[str, Any]:
+def checkpoint_config(folder: Path, *model_types: str) -> dict[str, Any]:
     """The ``config.json`` of a checkpoint of transformers.
 
     Raises:
@@ -77,9 +77,9 @@ def checkpoint_config(folder: Path, model_type: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; download it again") from error
     found = config.get("model_type") if isinstance(config, dict) else None
-    if found != model_type:
+    if found not in model_types:
         raise CheckpointError(
-            f"{folder} holds a model of type {found!r}, expected {model_type!r}: name another "
+            f"{folder} holds a model of type {found!r}, expected {model_types[0]!r}: name another "
             "model, or choose the tokenizer that takes this one"
         )
     return dict(config)

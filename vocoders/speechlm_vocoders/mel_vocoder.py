@@ -202,7 +202,7 @@ def read_speecht5_hifigan(model: str) -> MelHiFiGAN:
         CheckpointError: It is missing, truncated or of another kind.
     """
     folder = checkpoint_folder(model, "microsoft/speecht5_hifigan")
-    values = checkpoint_config(folder, "hifigan")
+    values = checkpoint_config(folder, "hifigan", "speecht5_hifigan")  # transformers 4 and 5
     if values.get("leaky_relu_slope", 0.1) != 0.1:
         raise CheckpointError(
             f"{folder} has a leaky_relu_slope of {values['leaky_relu_slope']}, expected 0.1"
