@@ -17,7 +17,8 @@ from speechlm_tokenizers.causal_codec_training import CausalCodecTraining
 SMALL: dict[str, Any] = {
     "dim": 32,
     "encoder_blocks": 2,
-    "decoder_blocks": 2,
+    "decoder_unit_blocks": 1,
+    "decoder_blocks": 1,
     "code_dim": 8,
     "num_codebooks": 3,
     "vocab_size": 64,
@@ -34,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "analysis_window": 300,
         "kernel_size": 1,
         "block_frames": 1,
-        "lookahead": 0,
+        "lookahead": 1,
         "sample_rate": 24_000,
     },
 }

@@ -1,18 +1,18 @@
-"""The network of ``causal-codec``: spectra in, a few codes a frame, spectra out.
+"""The network of ``causal-codec``: log-mels in, a few codes a frame, a filtered pulse train out.
 
     samples -> log-mels, those of one frame of units stacked -> causal ConvNeXt blocks
-            -> residual quantizer -> causal ConvNeXt blocks
-            -> magnitudes and phases, several a frame -> inverse transforms that overlap -> samples
+            -> residual quantizer
+            -> the network of ``unit-vocos``, which predicts the pitch and filters its harmonics
 
-Nothing runs at the rate of samples and all layers run at that of the units, which is what lets
-it be trained on two CPU cores. Every layer is causal and takes an explicit state, so a stream
-computes in blocks what the whole does. The decoder alone waits, ``lookahead`` frames, for the
-windows that reach over a frame's end.
+Nothing runs at the rate of samples, most layers run at that of the units, and no phase has to be
+coded or guessed: that is what lets it be trained on two CPU cores. Every layer is causal and takes
+an explicit state, so a stream computes in blocks what the whole does. The decoder alone waits,
+``lookahead`` frames, for the windows that reach over a frame's end.
 
 Source:
-    Siuzdak 2023 (Vocos: ConvNeXt blocks and an inverse transform), arXiv:2306.00814;
     Défossez et al. 2022 (EnCodec: a causal codec), arXiv:2210.13438; Défossez et al. 2024
-    (Mimi: the first codebook beside the others), arXiv:2410.00037.
+    (Mimi: the first codebook beside the others), arXiv:2410.00037; the decoder's are named in
+    :mod:`speechlm_vocoders.vocos_model`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -31,11 +30,12 @@ from speechlm.errors import ConfigError
 from speechlm.settings import at_least
 from speechlm.streaming import State
 from speechlm_tokenizers.quantizers import Quantized, ResidualFSQ, ResidualVQ, add_up
+from speechlm_vocoders.vocos_model import ConvNeXtBlock, VocosModel, VocosModelConfig
 
-LEAST_MAGNITUDE = 1e-4
-"""What quieter bands are heard as."""
-LARGEST_LOG = 6.0
-"""Of a magnitude: what one bad step of training makes must stay finite."""
+LEAST_MAGNITUDE = 1e-6
+"""What quieter bands are heard as, -120 dB of a full wave's."""
+MIDDLE, SPREAD = -8.5, 3.0
+"""About the mean of speech's logarithms of magnitudes, and twice their standard deviation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,10 +54,17 @@ class CausalCodecConfig:
     """Samples that a spectrum of the decoder sounds; a multiple of ``spectral_hop``."""
     num_mels: int = 80
     """Mel bands of the encoder's spectra."""
+    pitch_window: int = 1024
+    """Samples that the encoder's second spectra see, in which a voice's harmonics stand apart."""
+    pitch_top_hz: float = 1000.0
+    """How far up the second spectra are heard."""
     dim: int = 256
     """Width of the layers."""
     encoder_blocks: int = 4
-    decoder_blocks: int = 6
+    decoder_unit_blocks: int = 3
+    """Blocks of the decoder at the units' rate, before the pitch is predicted."""
+    decoder_blocks: int = 3
+    """Blocks of the decoder at the spectra's rate."""
     kernel_size: int = 7
     """Frames that the convolution of a block sees."""
     expansion: int = 3
@@ -76,7 +83,7 @@ class CausalCodecConfig:
     semantic: Literal["none", "residual", "split"] = "none"
     """How the first codebook learns from a teacher. ``residual``: it is the quantizer's first
     level, as in SpeechTokenizer. ``split``: it stands beside the others, as in Mimi."""
-    lookahead: int = 1
+    lookahead: int = 2
     """Frames of units that the decoder waits for."""
     block_frames: int = 4
     """Frames computed at once by streams: more are faster, fewer come sooner."""
@@ -84,28 +91,21 @@ class CausalCodecConfig:
     def __post_init__(self) -> None:
         for name in (
             *("sample_rate", "hop_length", "num_mels", "dim", "encoder_blocks"),
-            *("decoder_blocks", "kernel_size", "expansion", "num_codebooks", "code_dim"),
-            "block_frames",
+            *("num_codebooks", "code_dim", "block_frames"),
         ):
             at_least(1, name, getattr(self, name))
         at_least(2, "vocab_size", self.vocab_size)
-        at_least(0, "lookahead", self.lookahead)
-        if self.spectral_hop < 1 or self.hop_length % self.spectral_hop:
+        self.decoder()  # which checks its own
+        for name in ("analysis_window", "pitch_window"):
+            if getattr(self, name) < self.spectral_hop:
+                raise ConfigError(
+                    f"{name} must be at least spectral_hop ({self.spectral_hop}), "
+                    f"got {getattr(self, name)}"
+                )
+        if not 0 <= self.pitch_top_hz <= self.sample_rate / 2:
             raise ConfigError(
-                f"spectral_hop must divide hop_length ({self.hop_length}), got {self.spectral_hop}"
-            )
-        if self.analysis_window < self.spectral_hop:
-            raise ConfigError(
-                f"analysis_window must be at least spectral_hop ({self.spectral_hop}), "
-                f"got {self.analysis_window}"
-            )
-        if (
-            self.synthesis_window % self.spectral_hop
-            or self.synthesis_window < 3 * self.spectral_hop
-        ):
-            raise ConfigError(
-                f"synthesis_window must be at least 3 times spectral_hop ({self.spectral_hop}) "
-                f"and a multiple of it, got {self.synthesis_window}"
+                f"pitch_top_hz must be within 0..{self.sample_rate / 2:g}, half the sample rate, "
+                f"got {self.pitch_top_hz:g}"
             )
         if self.quantizer == "fsq" and (
             min(self.fsq_values, default=0) < 2 or math.prod(self.fsq_values) != self.vocab_size
@@ -114,6 +114,28 @@ class CausalCodecConfig:
                 "fsq_values must be numbers from 2 on whose product is vocab_size "
                 f"({self.vocab_size}), got {list(self.fsq_values)}"
             )
+
+    def decoder(self) -> VocosModelConfig:
+        """The decoder's sizes."""
+        return VocosModelConfig(
+            num_features=self.dim,
+            sample_rate=self.sample_rate,
+            hop_length=self.hop_length,
+            spectral_hop=self.spectral_hop,
+            fft_size=self.synthesis_window,
+            dim=self.dim,
+            num_unit_layers=self.decoder_unit_blocks,
+            num_layers=self.decoder_blocks,
+            ffn_factor=self.expansion,
+            kernel=self.kernel_size,
+            lookahead=self.lookahead,
+            speaker_dim=0,
+        )
+
+    @property
+    def pitch_bins(self) -> int:
+        """How many bins of the second spectra are heard, the constant one aside."""
+        return int(self.pitch_top_hz * self.pitch_window / self.sample_rate)
 
     @property
     def spectra(self) -> int:
@@ -135,7 +157,7 @@ class CausalCodecModel(nn.Module):
         super().__init__()
         self.encoder = Encoder(config)
         self.quantizers = Quantizers(config)
-        self.decoder = Decoder(config)
+        self.decoder = VocosModel(config.decoder())
 
 
 class Encoder(nn.Module):
@@ -143,18 +165,31 @@ class Encoder(nn.Module):
 
     window: Tensor
     """float32 [analysis_window]."""
+    pitch_window: Tensor
+    """float32 [pitch_window]."""
     filters: Tensor
     """Triangles over the bins of a spectrum, float32 [bins, mels]."""
 
     def __init__(self, config: CausalCodecConfig) -> None:
         super().__init__()
         self._hop, self._spectra = config.spectral_hop, config.spectra
+        self._pitch_bins = config.pitch_bins
         bins = config.analysis_window // 2 + 1
         # Kept with the weights: computed elsewhere they might differ in a last bit.
         self.register_buffer("window", torch.hann_window(config.analysis_window))
+        self.register_buffer("pitch_window", torch.hann_window(config.pitch_window))
         self.register_buffer("filters", mel_filters(config.sample_rate, bins, config.num_mels))
-        self.enter = nn.Linear(config.spectra * config.num_mels, config.dim)
-        self.blocks = _blocks(config.encoder_blocks, config)
+        bands = config.num_mels + config.pitch_bins
+        self.enter = nn.Linear(config.spectra * bands, config.dim)
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(
+                config.dim,
+                config.expansion * config.dim,
+                config.kernel_size,
+                1 / config.encoder_blocks,
+            )
+            for _ in range(config.encoder_blocks)
+        )
         self.norm = nn.LayerNorm(config.dim)
 
     def forward(self, waves: Tensor, state: State | None = None) -> Tensor:
@@ -167,21 +202,37 @@ class Encoder(nn.Module):
         Returns:
             float [B, F, dim].
         """
-        mels = self._log_mels(remember(self, waves[..., None], len(self.window) - self._hop, state))
-        hidden = self.enter(rearrange(mels, "b (f s) m -> b f (s m)", s=self._spectra))
+        reach = max(len(self.window), len(self.pitch_window)) - self._hop
+        past = None if state is None else state.get(self)
+        if past is None:
+            past = waves.new_zeros(len(waves), reach)
+        heard = torch.cat([past, waves], dim=1)
+        if state is not None:
+            # A copy: a view would keep all of the block.
+            state[self] = heard[:, heard.shape[1] - reach :].clone()
+        # In half precision spectra of quiet sound vanish.
+        with torch.autocast(waves.device.type, enabled=False):
+            bands = self._bands(heard.float(), waves.shape[1] // self._hop)
+        hidden = self.enter(rearrange(bands, "b (f s) m -> b f (s m)", s=self._spectra))
         for block in self.blocks:
             hidden = block(hidden, state)
         result: Tensor = self.norm(hidden)
         return result
 
-    def _log_mels(self, waves: Tensor) -> Tensor:
-        """float32 [B, T, 1] to [B, N, mels], about within -1..1."""
-        # In half precision spectra of quiet sound vanish.
-        with torch.autocast(waves.device.type, enabled=False):
-            frames = waves[..., 0].float().unfold(1, len(self.window), self._hop)
-            mels = torch.fft.rfft(frames * self.window).abs() @ self.filters
-            found: Tensor = mels.clamp(min=LEAST_MAGNITUDE).log() / 4 + 1
-            return found
+    def _bands(self, waves: Tensor, count: int) -> Tensor:
+        """The last ``count`` spectra of float32 [B, T], float32 [B, count, bands]."""
+        mels = self._magnitudes(waves, self.window, count) @ self.filters
+        harmonics = self._magnitudes(waves, self.pitch_window, count)[..., 1 : self._pitch_bins + 1]
+        # Means over a window, so that both windows hear a level as the same.
+        mels, harmonics = mels / len(self.window), harmonics / len(self.pitch_window)
+        bands = torch.cat([mels, harmonics], dim=2)
+        return (bands.clamp(min=LEAST_MAGNITUDE).log() - MIDDLE) / SPREAD
+
+    def _magnitudes(self, waves: Tensor, window: Tensor, count: int) -> Tensor:
+        length = (count - 1) * self._hop + len(window)
+        frames = waves[:, waves.shape[1] - length :].unfold(1, len(window), self._hop)
+        found: Tensor = torch.fft.rfft(frames * window).abs()
+        return found
 
 
 class Quantizers(nn.Module):
@@ -245,101 +296,6 @@ class Quantizers(nn.Module):
         return [sum(self.levels[:place]) for place in range(len(self.levels))]
 
 
-class Decoder(nn.Module):
-    """One vector a frame of units to samples, ``lookahead`` frames late."""
-
-    window: Tensor
-    """float32 [synthesis_window]."""
-
-    def __init__(self, config: CausalCodecConfig) -> None:
-        super().__init__()
-        self._hop, self._spectra = config.spectral_hop, config.spectra
-        window = torch.hann_window(config.synthesis_window)
-        # Scaled so that windows over a wave's own spectra add up to the wave.
-        self.register_buffer("window", window * (config.spectral_hop / window.square().sum()))
-        self.blocks = _blocks(config.decoder_blocks, config)
-        self.norm = nn.LayerNorm(config.dim)
-        self.leave = nn.Linear(config.dim, config.spectra * (config.synthesis_window + 2))
-
-    def forward(self, hidden: Tensor, state: State | None = None) -> Tensor:
-        """Sound float [B, F, dim] as float32 [B, F * hop_length]."""
-        for block in self.blocks:
-            hidden = block(hidden, state)
-        spectra = rearrange(
-            self.leave(self.norm(hidden)),
-            "b f (s part n) -> part b (f s) n",
-            part=2,
-            s=self._spectra,
-        ).float()
-        with torch.autocast(hidden.device.type, enabled=False):
-            spectrum = torch.polar(spectra[0].clamp(max=LARGEST_LOG).exp(), spectra[1])
-            frames = torch.fft.irfft(spectrum, n=len(self.window)) * self.window
-        return self._overlap_add(frames, state)
-
-    def _overlap_add(self, frames: Tensor, state: State | None) -> Tensor:
-        """Add up windows float32 [B, N, size] that begin a hop apart, [B, N * hop]."""
-        count, overlap = frames.shape[1], frames.shape[2] // self._hop
-        pieces = rearrange(frames, "b n (o t) -> o b n t", t=self._hop)
-        total = add_up(
-            [F.pad(piece, (0, 0, place, overlap - 1 - place)) for place, piece in enumerate(pieces)]
-        )
-        if state is not None:
-            if (past := state.get(self)) is not None:
-                total = total + F.pad(past, (0, 0, 0, count))
-            state[self] = total[:, count:]
-        return total[:, :count].flatten(1)
-
-
-class Block(nn.Module):
-    """ConvNeXt, causal: a convolution of each channel alone, then two layers over all of them.
-
-    Source:
-        Liu et al. 2022, arXiv:2201.03545.
-    """
-
-    def __init__(self, config: CausalCodecConfig, scale: float) -> None:
-        super().__init__()
-        dim, kernel = config.dim, config.kernel_size
-        self.kernel = nn.Parameter(torch.randn(kernel, dim) * kernel**-0.5)
-        self.norm = nn.LayerNorm(dim)
-        self.inner = nn.Linear(dim, config.expansion * dim)
-        self.outer = nn.Linear(config.expansion * dim, dim)
-        self.scale = nn.Parameter(torch.full((dim,), scale))
-
-    def forward(self, hidden: Tensor, state: State | None) -> Tensor:
-        """float [B, F, dim] to the same shape."""
-        count, reach = hidden.shape[1], len(self.kernel) - 1
-        seen = remember(self, hidden, reach, state)
-        # For the few frames of a block this is faster than a convolution with groups.
-        mixed = seen[:, :count] * self.kernel[0]
-        for place in range(1, reach + 1):
-            mixed = torch.addcmul(mixed, seen[:, place : place + count], self.kernel[place])
-        update: Tensor = self.outer(F.gelu(self.inner(self.norm(mixed)))) * self.scale
-        return hidden + update
-
-
-def remember(layer: nn.Module, input: Tensor, reach: int, state: State | None) -> Tensor:
-    """Put what came before in front of an input: ``reach`` elements, zeros at the beginning.
-
-    Args:
-        layer: Whose memory it is.
-        input: [B, N, C].
-        reach: How much of the past the layer sees.
-        state: The stream's, which then remembers this input; None where it is all there is.
-
-    Returns:
-        [B, reach + N, C].
-    """
-    past = None if state is None else state.get(layer)
-    if past is None:
-        past = input.new_zeros(input.shape[0], reach, input.shape[2])
-    seen = torch.cat([past, input], dim=1)
-    if state is not None:
-        # A copy: a view would keep all of the block.
-        state[layer] = seen[:, seen.shape[1] - reach :].clone()
-    return seen
-
-
 def mel_filters(sample_rate: int, bins: int, num_mels: int) -> Tensor:
     """Triangles evenly spaced in mel from 0 to half the rate, each a mean, float32 [bins, mels].
 
@@ -353,10 +309,6 @@ def mel_filters(sample_rate: int, bins: int, num_mels: int) -> Tensor:
     falling = 1 - places / (high - middle).clamp(min=1.5)
     filters = torch.minimum(rising, falling).clamp(min=0)
     return (filters / filters.sum(dim=0)).float()
-
-
-def _blocks(count: int, config: CausalCodecConfig) -> nn.ModuleList:
-    return nn.ModuleList(Block(config, 1 / count) for _ in range(count))
 
 
 def _quantizer(levels: int, config: CausalCodecConfig) -> ResidualVQ | ResidualFSQ:

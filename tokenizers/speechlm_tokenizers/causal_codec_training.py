@@ -3,6 +3,8 @@
 The loss is a sum of
 
 * the distance between log-mels at several resolutions, which alone makes speech intelligible;
+* the distance between log pitches: sound is rendered at the pitch that the recording was measured
+  to have, and the decoder learns to predict it beside, so both have harmonics in the same places;
 * commitment: how far vectors are from what the codes stand for;
 * from step ``adversarial_from`` on, what discriminators think, and what they see on the way;
 * with a teacher, how far the first codebook is from another tokenizer's units: SpeechTokenizer's
@@ -14,7 +16,7 @@ count in no loss. What lies beyond a recording's end is silence, and is learnt a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +30,7 @@ from speechlm.audio import resample
 from speechlm.config import build
 from speechlm.errors import ConfigError, PluginError
 from speechlm.plugins import load_tokenizer
-from speechlm.protocols import Need, SegmentBatch
+from speechlm.protocols import AudioTokenizer, Need, SegmentBatch
 from speechlm.settings import at_least
 from speechlm.training.adversarial import Discriminators, MelLoss, adversarial_losses
 from speechlm_tokenizers.causal_codec_model import (
@@ -43,6 +45,7 @@ from speechlm_tokenizers.quantizers import (
     perplexity,
     used_levels,
 )
+from speechlm_vocoders.vocos_training import render_like
 
 if TYPE_CHECKING:
     from speechlm_tokenizers.causal_codec import CausalCodec
@@ -62,12 +65,19 @@ class CausalCodecTrainingConfig(CausalCodecConfig):
     """How much of a codebook's moving averages stays at each step."""
     context_frames: int = 5
     """Frames at the beginning of a segment that no loss is taken of."""
+    gain_db: float = 6.0
+    """Segments are made louder or quieter by up to as much, so that levels of all kinds are met."""
+    loss_floor: float = 3e-4
+    """Standard deviation of the noise that is added to both waves before their log-mels are
+    compared: what is quieter is not heard, and must not weigh as much as what is."""
     loss_mels: int = 100
     """Mel bands of the loss' longest window; shorter ones have fewer in proportion."""
     teacher: Path | None = None
     """Folder of the tokenizer whose units the first codebook learns, where ``semantic`` says."""
     semantic_weight: float = 1.0
     """Weight of how far the first codebook is from the teacher's units."""
+    pitch_weight: float = 0.5
+    """Weight of the distance between log pitches."""
     adversarial_from: int | None = None
     """Step from which discriminators are trained and listened to; never where not given."""
     adversarial_weight: float = 0.05
@@ -89,6 +99,11 @@ class CausalCodecTrainingConfig(CausalCodecConfig):
             at_least(1, name, getattr(self, name))
         for name in ("codebook_warmup", "context_frames", "discriminator_scales"):
             at_least(0, name, getattr(self, name))
+        if self.gain_db < 0 or self.loss_floor < 0:
+            raise ConfigError(
+                "gain_db and loss_floor must be at least 0, "
+                f"got {self.gain_db:g} and {self.loss_floor:g}"
+            )
         for name in ("quantizer_dropout", "codebook_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be within 0..1, got {getattr(self, name)}")
@@ -154,7 +169,7 @@ class CausalCodecTraining(nn.Module):
         """See :class:`speechlm.protocols.PartTraining`."""
         config, quantizers = self.config, self.model.quantizers
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + batch.number)
-        waves = self._whole_frames(batch.waves)
+        waves = self._whole_frames(self._at_another_level(batch.waves, generator))
         used = used_levels(
             config.num_codebooks, len(waves), config.quantizer_dropout, generator
         ).to(waves.device)
@@ -172,8 +187,10 @@ class CausalCodecTraining(nn.Module):
             vectors = [some.vectors for some in done]
             terms["commitment"] = config.commitment * add_up([some.loss for some in done])
             terms |= self._lesson_of(batch, done)
-        real, fake = self._heard(waves, self._sound(quantizers.merge(vectors, used)))
-        terms["mel"] = self.mel_loss(real, fake)
+        sound, pitch = self._sound(quantizers.merge(vectors, used), waves, generator)
+        terms["pitch"] = config.pitch_weight * pitch
+        real, fake = self._heard(waves, sound)
+        terms["mel"] = self._mel_distance(real, fake, generator)
         if config.adversarial_from is not None and batch.number >= config.adversarial_from:
             terms |= self._adversarial(real, fake, generator)
         return add_up(list(terms.values())), {name: term.detach() for name, term in terms.items()}
@@ -191,8 +208,10 @@ class CausalCodecTraining(nn.Module):
         for name, count in (("mel_first", 1), ("loss", config.num_codebooks)):
             used = torch.full((len(waves),), count, device=waves.device)
             done = quantizers.quantize(vectors, used)
-            sound = self._sound(quantizers.merge([some.vectors for some in done], used))
-            found[name] = self.mel_loss(*self._heard(waves, sound))
+            generator = torch.Generator().manual_seed(0)
+            hidden = quantizers.merge([some.vectors for some in done], used)
+            sound, found["pitch"] = self._sound(hidden, waves, generator)
+            found[name] = self._mel_distance(*self._heard(waves, sound), generator)
         codes = torch.cat([some.codes for some in done], dim=1)
         found["perplexity"] = perplexity(codes, config.vocab_size).mean()
         return found | self._lesson_of(batch, done)
@@ -213,11 +232,31 @@ class CausalCodecTraining(nn.Module):
     def _whole_frames(self, waves: Tensor) -> Tensor:
         return F.pad(waves, (0, -waves.shape[1] % self.hop_length))
 
-    def _sound(self, hidden: Tensor) -> Tensor:
-        """Decode float [B, F, dim] to float32 [B, F * hop_length], as late as it was heard."""
-        late = self.config.lookahead
-        sound: Tensor = self.model.decoder(F.pad(hidden, (0, 0, 0, late)))
-        return sound[:, late * self.hop_length :]
+    def _at_another_level(self, waves: Tensor, generator: torch.Generator) -> Tensor:
+        """Each row as much louder or quieter as is drawn, but not so that it clips."""
+        drawn = (2 * torch.rand(len(waves), 1, generator=generator) - 1) * self.config.gain_db
+        peaks = waves.abs().amax(dim=1, keepdim=True).clamp(min=1e-5)
+        gains = (10 ** (drawn / 20)).to(waves)
+        return waves * torch.minimum(gains, 1 / peaks).where(gains > 1, gains)
+
+    def _mel_distance(self, real: Tensor, fake: Tensor, generator: torch.Generator) -> Tensor:
+        """How far two waves' log-mels are apart, where either can be heard; float32 []."""
+        noise = self.config.loss_floor * torch.randn(real.shape, generator=generator).to(real)
+        distance: Tensor = self.mel_loss(real + noise, fake + noise)
+        return distance
+
+    def _sound(
+        self, hidden: Tensor, real: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Decode float [B, F, dim] at the pitch of recordings float32 [B, F * hop_length].
+
+        Returns:
+            float32 [B, F * hop_length], as early as it was heard, and how far the pitch predicted
+            is from that measured, float32 [].
+        """
+        hidden = F.pad(hidden, (0, 0, 0, self.config.lookahead))
+        noise = torch.randn(len(real), hidden.shape[1] * self.hop_length, generator=generator)
+        return render_like(self.model.decoder, hidden, noise.to(real), real)
 
     def _heard(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """What of two waves counts: not the beginning, unless there is nothing else."""
@@ -250,25 +289,29 @@ class CausalCodecTraining(nn.Module):
 
 
 class Teacher:
-    """Another tokenizer, of which a segment's units are asked."""
+    """Another tokenizer, which is asked what it hears in a segment."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load it.
+    def __init__(self, tokenizer: AudioTokenizer) -> None:
+        """Begin.
+
+        Args:
+            tokenizer: One with ``unit_features``, float [V, D]: what its units sound like. Where
+                it also says what it hears before it chooses units, by ``features(wave)``, float32
+                [T] to [F, D], that is what it teaches.
 
         Raises:
-            CheckpointError: The folder holds no tokenizer.
             PluginError: It does not say what its units sound like.
         """
-        self._tokenizer = load_tokenizer(folder)
-        features: Tensor | None = getattr(self._tokenizer, "unit_features", None)
+        features: Tensor | None = getattr(tokenizer, "unit_features", None)
         if features is None:
             raise PluginError(
-                f"{folder}: expected a teacher that knows what its units sound like "
-                f"(unit_features), got {self._tokenizer.fingerprint!r}; one of 'logmel-kmeans' or "
-                "'ssl-kmeans' does"
+                "expected a teacher that knows what its units sound like (unit_features), "
+                f"got {tokenizer.fingerprint!r}; one of 'logmel-kmeans' or 'ssl-kmeans' does"
             )
+        self._tokenizer = tokenizer
+        self._features = features.float()
         # What all units share would make all of them look alike.
-        self._features = features.float() - features.float().mean(dim=0)
+        self._mean = self._features.mean(dim=0)
         self.dim = features.shape[1]
 
     @torch.no_grad()
@@ -282,8 +325,8 @@ class Teacher:
             frames: Frames of a segment, F; ``config`` says how long each is.
 
         Returns:
-            What the unit amid each frame sounds like, float32 [B, F, D], and whether there is
-            one, bool [B, F].
+            What is heard in the middle of each frame, float32 [B, F, D], and whether there is
+            anything, bool [B, F].
         """
         teacher, rate = self._tokenizer, config.sample_rate
         waves = resample(batch.waves.float().cpu(), rate, teacher.sample_rate)
@@ -292,12 +335,19 @@ class Teacher:
         places = (middles * teacher.frame_rate).long()
         targets = torch.zeros(len(waves), frames, self.dim)
         known = torch.zeros(len(waves), frames, dtype=torch.bool)
-        heard = teacher.encode(waves, lengths.clamp(max=waves.shape[1]))
-        for row, units in enumerate(heard):
-            codes = units.expand().codes[0]
-            known[row] = places < len(codes)
-            targets[row, known[row]] = self._features[codes[places[known[row]]]]
+        for row, (wave, length) in enumerate(zip(waves, lengths.tolist(), strict=True)):
+            heard = self._hear(wave[:length]) - self._mean
+            known[row] = places < len(heard)
+            targets[row, known[row]] = heard[places[known[row]]]
         return targets.to(batch.waves.device), known.to(batch.waves.device)
+
+    def _hear(self, wave: Tensor) -> Tensor:
+        """float32 [T] to [F, D] at the teacher's frame rate."""
+        listen: Callable[[Tensor], Tensor] | None = getattr(self._tokenizer, "features", None)
+        if listen is not None:
+            return listen(wave).float().cpu()
+        (units,) = self._tokenizer.encode(wave[None])
+        return self._features[units.expand().codes[0]]
 
 
 class Lesson(nn.Module):
@@ -343,7 +393,7 @@ def begin_training(
 ) -> CausalCodecTraining:
     """See :meth:`CausalCodec.training`."""
     config = build(CausalCodecTrainingConfig, options, "tokenizer.options")
-    teacher = None if config.teacher is None else Teacher(config.teacher)
+    teacher = None if config.teacher is None else Teacher(load_tokenizer(config.teacher))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CausalCodecTraining(kind, config, teacher, seed)

@@ -147,10 +147,8 @@ class ResidualFSQ(nn.Module):
         self.down = nn.ModuleList(nn.Linear(dim, len(values)) for _ in range(num_levels))
         self.up = nn.ModuleList(nn.Linear(len(values), dim, bias=False) for _ in range(num_levels))
         self.values = tuple(values)
-        for down in self.down:
-            # Of numbers as large as a linear layer gives, variance 1/3, make such as reach the
-            # ends of what rounding tells apart: else few codes are ever met.
-            nn.init.normal_(cast(nn.Linear, down).weight, std=(3 / dim) ** 0.5)
+        for down, up in zip(self.down, self.up, strict=True):
+            _begin_rounding(cast(nn.Linear, down), cast(nn.Linear, up))
 
     def digits_to_codes(self, digits: Tensor) -> Tensor:
         """Number digits int64 [..., L], the first counting least, as int64 [...]."""
@@ -336,6 +334,19 @@ class CodebookLearner(nn.Module):
         _take_from_first_process(found)
         quantizer.codebooks.copy_(found)
         self.sums.copy_(found * self.counts[..., None])
+
+
+@torch.no_grad()
+def _begin_rounding(down: nn.Linear, up: nn.Linear) -> None:
+    """Let two layers begin as a projection and its inverse, with rounding to full range between.
+
+    Vectors as a linear layer gives them, of variance 1/3, become numbers of variance 1; such reach
+    the ends of what rounding tells apart, so that all codes are met from the first step on.
+    """
+    nn.init.orthogonal_(down.weight, gain=3**0.5)
+    nn.init.zeros_(down.bias)
+    # What squashing takes from numbers of variance 1 on the whole is given back.
+    up.weight.copy_(down.weight.T / 3 * 1.4)
 
 
 def perplexity(codes: Tensor, vocab_size: int) -> Tensor:

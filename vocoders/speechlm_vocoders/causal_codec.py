@@ -23,10 +23,11 @@ from speechlm.protocols import AudioTokenizer, Speaker
 from speechlm.streaming import State
 from speechlm.units import Units
 from speechlm_tokenizers.causal_codec import CausalCodec
-from speechlm_tokenizers.causal_codec_model import CausalCodecConfig, Decoder, Quantizers
+from speechlm_tokenizers.causal_codec_model import CausalCodecConfig, Quantizers
 from speechlm_tokenizers.codec_loading import aligned, below, empty, fill
 from speechlm_tokenizers.windows import Windows
 from speechlm_vocoders.codec_decoding import check_codes, decode_each, refuse_voice
+from speechlm_vocoders.vocos_model import VocosModel
 
 KIND = "causal-codec"
 
@@ -59,7 +60,9 @@ class CausalCodecDecoder:
         self._quantizers = fill(
             empty(partial(Quantizers, shape)), below(self._tensors, "quantizers."), KIND
         )
-        self._decoder = fill(empty(partial(Decoder, shape)), below(self._tensors, "decoder."), KIND)
+        with torch.random.fork_rng(devices=[]):
+            decoder = VocosModel(shape.decoder())
+        self._decoder = fill(decoder, below(self._tensors, "decoder."), KIND)
 
     @classmethod
     def for_tokenizer(cls, tokenizer: AudioTokenizer) -> Self:
@@ -101,14 +104,20 @@ class CausalCodecDecoder:
         return vectors
 
     @torch.no_grad()
-    def sound(self, hidden: Tensor, state: State) -> Tensor:
-        """Render a stream's next block, float32 [block_frames, dim], ``lookahead`` frames late.
+    def sound(self, hidden: Tensor, noise: Tensor, state: State) -> Tensor:
+        """Render a stream's next block, ``lookahead`` frames late.
+
+        Args:
+            hidden: float32 [block_frames, dim].
+            noise: Normally distributed, float32 [block_frames * hop_length].
+            state: The stream's.
 
         Returns:
             float32 [block_frames * hop_length].
         """
-        wave: Tensor = self._decoder(hidden[None], state)[0]
-        return wave.clamp(-1.0, 1.0)
+        waves: Tensor
+        waves, _ = self._decoder(hidden[None], noise[None], state=state)
+        return waves[0].clamp(-1.0, 1.0)
 
     def save(self, folder: Path) -> None:
         save_part(folder, KIND, asdict(self.config), self._tensors)
@@ -126,6 +135,7 @@ class CausalCodecDecoderStream:
         shape = vocoder.config.tokenizer
         self._vocoder = vocoder
         self._state: State = {}
+        self._noise = torch.Generator().manual_seed(0)
         self._block = shape.block_frames
         self._windows = Windows(self._block)
         self._lookahead = shape.lookahead
@@ -154,7 +164,8 @@ class CausalCodecDecoderStream:
         """Render a block; where units are fewer, nothing stands after them."""
         hidden = self._vocoder.hidden(codes)
         hidden = F.pad(hidden, (0, 0, 0, self._block - len(hidden)))
-        wave = self._vocoder.sound(hidden, self._state)
+        noise = torch.randn(self._block * self._vocoder.hop_length, generator=self._noise)
+        wave = self._vocoder.sound(hidden, noise, self._state)
         skipped = min(self._late, len(wave))
         self._late -= skipped
         wave = wave[skipped : skipped + self._owed]
