@@ -34,7 +34,7 @@ from speechlm_vocoders.mel_vocoder import (
 )
 from speechlm_vocoders.unit_flow import UnitFlow, UnitFlowConfig
 from speechlm_vocoders.vocos_model import VocosModelConfig
-from speechlm_vocoders.vocos_training import nearest_divisor, render_like
+from speechlm_vocoders.vocos_training import embed_alike, nearest_divisor, render_like
 
 MEL_S, WINDOW_S = 0.01, 0.064
 """Of own mels: from one frame to the next, as nearly as can be, and what each sees."""
@@ -137,7 +137,9 @@ class UnitFlowTraining(nn.Module):
         config = _config_for(tokenizer, chosen, hifigan)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config, chosen, hifigan)
+            training = cls(config, chosen, hifigan)
+            embed_alike(training.flow.embeddings, tokenizer)
+        return training
 
     def forward(self, batch: SegmentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Give a step's loss, see :class:`speechlm.protocols.PartTraining`."""

@@ -60,12 +60,15 @@ class UnitVocosOptions:
     adversarial_from: int | None = None
     """Batches after which the discriminators come in; None for never."""
     adversarial_s: float = 0.25
-    """What they hear of each segment, s: all that a step costs beyond a third grows with it."""
+    """What they hear of each segment, s. With the other defaults they then cost about as much
+    as all else in a step."""
     adversarial_weight: float = 0.02
     feature_weight: float = 0.05
     """Of feature matching."""
-    discriminator_channels: int = 8
+    discriminator_channels: int = 4
     """Of their narrowest layer, 32 in HiFi-GAN."""
+    discriminator_scales: int = 1
+    """Discriminators of smoothed sound, beside those of periods; 3 in HiFi-GAN."""
     discriminator_rate: float = 0.4
     """Their learning rate, of ``train.learning_rate``."""
 
@@ -73,6 +76,7 @@ class UnitVocosOptions:
         for name in ("lookahead", "block", "spectral_hop", "fft_size", "discriminator_channels"):
             if (value := getattr(self, name)) is not None:
                 at_least(1, name, value)
+        at_least(0, "discriminator_scales", self.discriminator_scales)
         if self.adversarial_from is not None:
             at_least(0, "adversarial_from", self.adversarial_from)
         if self.adversarial_s <= 0:
@@ -138,7 +142,9 @@ class UnitVocosTraining(nn.Module):
         self.mel_loss = MelLoss(config.model.sample_rate)
         self.discriminators: Discriminators | None = None
         if options.adversarial_from is not None:
-            self.discriminators = Discriminators(channels=options.discriminator_channels)
+            self.discriminators = Discriminators(
+                channels=options.discriminator_channels, num_scales=options.discriminator_scales
+            )
             self.learning_rates[r"^discriminators\."] = options.discriminator_rate
         self.register_buffer("num_voices", torch.zeros(()))
 
@@ -155,9 +161,7 @@ class UnitVocosTraining(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             training = cls(config, chosen)
-            features = getattr(tokenizer, "unit_features", None)
-            if isinstance(features, Tensor):
-                training._start_from(features)
+            embed_alike(training.generator.embeddings, tokenizer)
         return training
 
     def forward(self, batch: SegmentBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -220,20 +224,6 @@ class UnitVocosTraining(nn.Module):
         return real[:, start : start + size], fake[:, start : start + size]
 
     @torch.no_grad()
-    def _start_from(self, features: Tensor) -> None:
-        """Embed units that sound alike alike: ``features`` float [V, D] or [K, V, D]."""
-        features = features[None] if features.ndim == 2 else features
-        sizes = tuple(len(each) for each in features)
-        if sizes != self.config.model.codebook_sizes:
-            return
-        for embedding, rows in zip(self.generator.embeddings, features, strict=True):
-            scaled = (rows - rows.mean(dim=0)) / rows.std(dim=0).clamp(min=1e-6)
-            turn = torch.randn(rows.shape[1], self.config.model.dim)
-            turn = turn * (rows.shape[1] * len(sizes)) ** -0.5
-            assert isinstance(embedding, nn.Embedding)
-            embedding.weight[:-1] = scaled.float() @ turn
-
-    @torch.no_grad()
     def _hear_voices(self, speakers: Tensor) -> None:
         """Let them into the mean voice, which speaks where none is asked for."""
         if self.training:
@@ -273,6 +263,27 @@ def _measured_pitch(waves: Tensor, shape: VocosModelConfig) -> tuple[Tensor, Ten
     inside = (places >= 0) & (places < pitch.shape[1])
     places = places.clamp(0, pitch.shape[1] - 1)
     return pitch[:, places], voiced[:, places] & inside
+
+
+@torch.no_grad()
+def embed_alike(embeddings: nn.ModuleList, tokenizer: AudioTokenizer) -> None:
+    """Begin with units that sound alike embedded alike, where the tokenizer knows which do.
+
+    What is learned of one unit is then learned of its neighbours, many times sooner.
+
+    Args:
+        embeddings: A table a codebook, of one row more than there are units.
+        tokenizer: Whose ``unit_features``, float [V, D], are those of its first codebook.
+    """
+    features = getattr(tokenizer, "unit_features", None)
+    table = embeddings[0]
+    assert isinstance(table, nn.Embedding)
+    if not isinstance(features, Tensor) or len(features) + 1 != len(table.weight):
+        return
+    rows = features.float()
+    rows = (rows - rows.mean(dim=0)) / rows.std(dim=0).clamp(min=1e-6)
+    turn = torch.randn(rows.shape[1], table.embedding_dim) * rows.shape[1] ** -0.5
+    table.weight[:-1] = rows @ turn * len(embeddings) ** -0.5
 
 
 def nearest_divisor(number: int, wanted: float) -> int:
