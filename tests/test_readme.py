@@ -24,11 +24,16 @@ from speechlm.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-PYTHON = [code for language, code in BLOCKS if language == "python"]
+CARDS = {
+    group: (ROOT / group / "README.md").read_text(encoding="utf-8")
+    for group in ("tokenizers", "vocoders")
+}
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+PYTHON = [code for language, code in BLOCK.findall(README) if language == "python"]
 SHELL = [
     line
-    for language, code in BLOCKS
+    for text in (README, *CARDS.values())
+    for language, code in BLOCK.findall(text)
     if language in ("bash", "sh", "shell", "console")
     for line in code.replace("\\\n", " ").splitlines()
     if line.strip() and not line.startswith("#")
@@ -89,3 +94,23 @@ def test_links_to_files_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", README):
         if "://" not in target:
             assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("group", CARDS)
+def test_every_part_that_is_installed_has_a_card(group: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    names = project["project"]["entry-points"][f"speechlm.{group}"]
+    headings = re.findall(r"^## (.*)$", CARDS[group], re.MULTILINE)
+    assert set(names) == set(re.findall(r"`([^`]+)`", " ".join(headings)))
+
+
+@pytest.mark.parametrize("group", CARDS)
+def test_cards_name_options_that_there_are(group: str) -> None:
+    code = "".join(
+        path.read_text(encoding="utf-8")
+        for folder in CARDS
+        for path in (ROOT / folder).glob("*/*.py")
+    )
+    for options in re.findall(r"^\| (`.*?`) \| [^|]* \| [^|]* \|$", CARDS[group], re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", options):
+            assert re.search(rf'^    {name}: |"{name}"', code, re.MULTILINE), name

@@ -2,7 +2,8 @@
 
 AutoModelForCausalLM gives the same logits, so that vLLM and other tools can serve it. Beside it
 stand ids.json, which says what each id means, and the text tokenizer, where there is one. The
-unit tokenizer and the vocoder stay in the bundle.
+unit tokenizer and the vocoder stay in the bundle. Of a tokenizer's own folder it writes the
+encoder, where that is one of transformers' (phone-ctc): AutoModel and ssl-kmeans open it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ EXAMPLES = (
     ("speechlm export runs/demo/bundle -o exported", "a run's language model"),
     ("speechlm export name/bundle -o exported", "one from the Hugging Face hub"),
     ("speechlm export runs/demo/bundle -o exported --force", "replacing an earlier export"),
+    ("speechlm export runs/phone-ctc/tokenizer -o encoder", "a tokenizer's encoder"),
 )
 SECTIONS = ()
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "bundle", metavar="BUNDLE", help="a folder that 'speechlm train' wrote, or a hub id"
+        "bundle",
+        metavar="BUNDLE",
+        help="a folder that 'speechlm train' wrote, or a hub id; or a tokenizer's folder",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FOLDER", help="where the model goes"
@@ -36,10 +40,14 @@ def run(args: Namespace) -> None:
     from speechlm.bundle import SpeechLM
     from speechlm.errors import InputError
     from speechlm.model.hf import check_target
+    from speechlm.parts import CONFIG_NAME
 
     check_target(args.output)
     if args.output.is_dir() and any(args.output.iterdir()) and not args.force:
         raise InputError(f"{args.output} exists already; --force replaces it")
+    if (Path(args.bundle) / CONFIG_NAME).is_file():
+        export_encoder(Path(args.bundle), args.output)
+        return
     lm = SpeechLM.from_pretrained(args.bundle).lm
     architecture = export(lm, args.output)
     parameters = sum(weight.numel() for weight in lm.decoder.parameters())
@@ -47,6 +55,27 @@ def run(args: Namespace) -> None:
         f"{args.bundle} -> {args.output}: {architecture}, {parameters / 1e6:.1f} M parameters, "
         f"{lm.vocabulary.size} ids"
     )
+
+
+def export_encoder(tokenizer: Path, folder: Path) -> None:
+    """Write the encoder of a tokenizer in the folder ``tokenizer``.
+
+    Raises:
+        InputError: It has none that transformers opens.
+    """
+    from speechlm.errors import InputError
+    from speechlm.parts import part_kind
+    from speechlm.plugins import load_tokenizer
+
+    kind = part_kind(tokenizer)
+    write = getattr(load_tokenizer(tokenizer), "export_encoder", None)
+    if write is None:
+        raise InputError(
+            f"{tokenizer} holds a {kind!r}, which has no encoder that transformers opens; "
+            "expected a bundle, or a tokenizer such as 'phone-ctc'"
+        )
+    write(folder)
+    print(f"{tokenizer} -> {folder}: the encoder of {kind}")
 
 
 def export(lm: UnitLM, folder: Path) -> str:

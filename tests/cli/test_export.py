@@ -105,3 +105,12 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["export", str(tmp_path), "-o", str(tmp_path / "lm")]) == 2
     assert "is not a bundle" in capsys.readouterr().err
     assert not (tmp_path / "lm").exists()
+
+
+def test_a_tokenizer_without_an_encoder_is_refused(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(bundle / "tokenizer"), "-o", str(tmp_path / "encoder")]) == 2
+    said = capsys.readouterr().err
+    assert "holds a 'logmel-kmeans', which has no encoder that transformers opens" in said
+    assert not (tmp_path / "encoder").exists()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from speechlm.cli.main import main
 from speechlm.errors import CheckpointError, ConfigError, InputError
 from speechlm.protocols import SegmentBatch
 from speechlm.testing import check_tokenizer, check_tokenizer_stream
@@ -115,7 +116,8 @@ def test_labels_are_read_from_the_units_alone(tokenizer: PhoneCTC) -> None:
 def test_features_and_layers_are_those_of_transformers(tokenizer: PhoneCTC, tmp_path: Path) -> None:
     from transformers import AutoFeatureExtractor, AutoModel
 
-    tokenizer.export_encoder(tmp_path / "encoder")
+    tokenizer.save(tmp_path / "tokenizer")
+    assert main(["export", str(tmp_path / "tokenizer"), "-o", str(tmp_path / "encoder")]) == 0
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path / "encoder")
     theirs = AutoModel.from_pretrained(tmp_path / "encoder").eval()
     assert type(theirs).__name__ == "Wav2Vec2BertModel"
