@@ -43,6 +43,8 @@ STAGES = ("corpus", "fit", "tokenize", "train", "evaluate")
 COMMAND_OF = {"tokenizer": "train", "vocoder": "train"}
 """Which command a stage is, where that is not its name."""
 ORDER = ("corpus", "fit", "tokenizer", "tokenize", "vocoder", "train", "evaluate")
+SHORT_STEPS = 100
+"""What the short form trains a tokenizer or vocoder for."""
 SECONDS_NAME = "seconds.json"
 """Seconds that each finished stage took, which the report shows."""
 STATE_NAME = "demo.json"
@@ -60,7 +62,7 @@ def run(args: Namespace) -> None:
 
     path = preset("demo-short" if args.short else "demo")
     config = load_config(path, args.overrides)
-    for stage in plan(config, path, args.overrides):
+    for stage in plan(config, path, args.overrides, short=args.short):
         run_stage(stage, config)
     print()
     for name in ("report.html", "report.json", config.bundle_path.name):
@@ -84,8 +86,16 @@ class Stage:
         return [*program(), COMMAND_OF.get(self.name, self.name), *self.words]
 
 
-def plan(config: RunConfig, path: Path, overrides: Sequence[str]) -> list[Stage]:
+def plan(
+    config: RunConfig, path: Path, overrides: Sequence[str], *, short: bool = False
+) -> list[Stage]:
     """The commands of a run, those that train a tokenizer or vocoder where it has to be.
+
+    Args:
+        config: The run.
+        path: Its configuration file.
+        overrides: What the command line says beside it.
+        short: Whether such training is cut to :data:`SHORT_STEPS`.
 
     Raises:
         PluginError: The tokenizer or vocoder is not known.
@@ -95,18 +105,18 @@ def plan(config: RunConfig, path: Path, overrides: Sequence[str]) -> list[Stage]
     stages = [Stage(name=name, words=(str(path), *overrides)) for name in STAGES]
     named = config.vocoder.path is None and config.vocoder.name != AUTO
     if named and hasattr(plugin(VOCODERS, config.vocoder.name), "training"):
-        words = part_words(config, config.vocoder.name, "vocoder", overrides)
+        words = part_words(config, config.vocoder.name, "vocoder", overrides, short)
         stages.insert(STAGES.index("train"), Stage(name="vocoder", words=words))
     # Of a model that options name, a part can be taken without training.
     made = config.tokenizer.path is not None or "model" in config.tokenizer.options
     if not made and hasattr(plugin(TOKENIZERS, config.tokenizer.name), "training"):
-        words = part_words(config, config.tokenizer.name, "tokenizer", overrides)
+        words = part_words(config, config.tokenizer.name, "tokenizer", overrides, short)
         stages[STAGES.index("fit")] = Stage(name="tokenizer", words=words)
     return stages
 
 
 def part_words(
-    config: RunConfig, name: str, part: str, overrides: Sequence[str]
+    config: RunConfig, name: str, part: str, overrides: Sequence[str], short: bool
 ) -> tuple[str, ...]:
     """How ``speechlm train`` trains a part inside this run: by the configuration of its name."""
     from speechlm.presets import preset
@@ -114,6 +124,8 @@ def part_words(
     words = [str(preset(name)), f"output={config.output}", f"corpus.path={config.corpus_path}"]
     if part == "vocoder":
         words.append(f"tokenizer.path={config.tokenizer_path}")
+    if short:
+        words.append(f"train.max_steps={SHORT_STEPS}")
     # What else is said of training is meant for the language model.
     return (*words, *(word for word in overrides if word.startswith((f"{part}.", "seed="))))
 

@@ -31,6 +31,14 @@ def fast_linear(linear: nn.Linear, weights: Weights) -> nn.Module:
     return PackedLinear(linear)
 
 
+def pack_linears(module: nn.Module) -> None:
+    """Put packed layers in the place of linear ones inside ``module``, whose weights then stay."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, fast_linear(child, "float32"))
+
+
 class PackedLinear(nn.Module):
     """A linear layer on a CPU, with its weights as they are and packed."""
 

@@ -185,3 +185,12 @@ def test_parts_that_must_be_trained_are_trained_inside_the_run(tmp_path: Path) -
         assert (trained.seed, trained.output) == (3, tmp_path)
         assert trained.train.max_steps != 7
     assert trained.vocoder.options["dim"] == 64
+
+
+def test_the_short_form_trains_parts_for_a_few_steps(tmp_path: Path) -> None:
+    overrides = [f"output={tmp_path}", "tokenizer.name=causal-codec", "vocoder.name=unit-vocos"]
+    config = load_config(preset("demo-short"), overrides)
+    for stage in demo.plan(config, preset("demo-short"), overrides, short=True):
+        if stage.name in ("tokenizer", "vocoder"):
+            trained = load_config(Path(stage.words[0]), stage.words[1:])
+            assert trained.train.max_steps == demo.SHORT_STEPS

@@ -87,9 +87,7 @@ def test_its_first_codebooks_can_be_used_alone(
     variant: str, count: int, waves: tuple[Tensor, ...], tmp_path: Path
 ) -> None:
     if variant == "split":
-        codec = CausalCodec.training(
-            {**SMALL, "semantic": "split", "teacher": _teacher(tmp_path, waves)}, 0
-        ).part()
+        codec = random_codec(semantic="split", teacher=_teacher(tmp_path, waves))
     else:
         codec = random_codec(**VARIANTS[variant])
     codec.save(tmp_path / "codec")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from small_causal_codec import SMALL, human_waves, segments
 from torch import Tensor
 
-from speechlm.errors import CheckpointError, PluginError
+from speechlm.errors import CheckpointError, ConfigError, PluginError
 from speechlm.protocols import SegmentBatch
 from speechlm_tokenizers.causal_codec import CausalCodec
 from speechlm_tokenizers.causal_codec_training import CausalCodecTraining
@@ -72,6 +72,17 @@ def test_a_short_training_sounds_nearer_and_brings_codes_into_use() -> None:
     assert after["loss"] < 0.5 * before["loss"]
     assert after["perplexity"] > before["perplexity"] + 5
     assert (_codes_in_use(training) > 20).all()
+
+
+def test_training_that_ends_before_its_codebooks_is_no_codec() -> None:
+    training = _begin(codebook_warmup=3)
+    _train(training, 3)
+    with pytest.raises(
+        ConfigError, match="after 3 steps, but training ended at 3: raise train.max"
+    ):
+        training.part()
+    _train(training, 1, first=3)
+    assert training.part().num_codebooks == 3
 
 
 def test_rounded_numbers_learn_too() -> None:

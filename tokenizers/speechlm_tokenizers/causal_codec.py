@@ -20,6 +20,7 @@ from torch import Tensor
 
 from speechlm.config import build
 from speechlm.errors import ConfigError
+from speechlm.model.fast_linear import pack_linears
 from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.settings import at_least
 from speechlm.streaming import State
@@ -77,6 +78,7 @@ class CausalCodec:
         self.vocab_size = config.vocab_size
         self.lookahead = (config.block_frames - 1) * config.hop_length
         self._model = fill(empty(partial(CausalCodecModel, config)), self.tensors, KIND)
+        pack_linears(self._model.encoder)
 
     @property
     def unit_features(self) -> Tensor:

@@ -217,7 +217,13 @@ class CausalCodecTraining(nn.Module):
         return found | self._lesson_of(batch, done)
 
     def part(self) -> CausalCodec:
-        """See :class:`speechlm.protocols.PartTraining`."""
+        """The tokenizer with the weights of this moment.
+
+        Raises:
+            ConfigError: Training ended before there were codebooks.
+        """
+        for learner, _ in self._learnt():
+            learner.require_start("codebook_warmup")
         state = self.model.state_dict()
         # Copies: what is saved must not go on learning.
         tensors = {name: tensor.detach().float().cpu().clone() for name, tensor in state.items()}

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechlm.errors import ConfigError, InputError
+from speechlm.errors import InputError
 from speechlm.protocols import Need, SegmentBatch
 from speechlm_tokenizers.phones import Labels, edit_distance
 from speechlm_tokenizers.quantizers import CodebookLearner, ResidualVQ, perplexity
@@ -136,12 +136,7 @@ class CTCTraining(nn.Module):
         Raises:
             ConfigError: Training ended before there was a codebook.
         """
-        if not self.learner.started():
-            raise ConfigError(
-                f"the codebook starts after {self.learner.warmup} steps, but training ended at "
-                f"{int(self.learner.step)}: raise train.max_steps, or lower "
-                "tokenizer.options.quantize_after"
-            )
+        self.learner.require_start("quantize_after")
         return self._make(self)
 
     def tensors(self) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from einops import rearrange
 from torch import Tensor, nn
 
+from speechlm.errors import ConfigError
 from speechlm_tokenizers.kmeans import assign, fit_kmeans
 
 
@@ -270,6 +271,18 @@ class CodebookLearner(nn.Module):
     def started(self) -> bool:
         """Whether the codebooks are of use yet."""
         return int(self.step) > self.warmup
+
+    def require_start(self, option: str) -> None:
+        """Raise ConfigError where training ended before there were codebooks.
+
+        Args:
+            option: Of ``tokenizer.options``, what says how many steps come before them.
+        """
+        if not self.started():
+            raise ConfigError(
+                f"the codebook starts after {self.warmup} steps, but training ended at "
+                f"{int(self.step)}: raise train.max_steps, or lower tokenizer.options.{option}"
+            )
 
     @torch.no_grad()
     def prepare(self, quantizer: ResidualVQ, vectors: Tensor, generator: torch.Generator) -> bool:

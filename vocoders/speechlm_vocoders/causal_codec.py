@@ -18,6 +18,7 @@ from torch import Tensor
 
 from speechlm.config import build
 from speechlm.errors import PluginError
+from speechlm.model.fast_linear import pack_linears
 from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.protocols import AudioTokenizer, Speaker
 from speechlm.streaming import State
@@ -63,6 +64,7 @@ class CausalCodecDecoder:
         with torch.random.fork_rng(devices=[]):
             decoder = VocosModel(shape.decoder())
         self._decoder = fill(decoder, below(self._tensors, "decoder."), KIND)
+        pack_linears(self._decoder)
 
     @classmethod
     def for_tokenizer(cls, tokenizer: AudioTokenizer) -> Self:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from speechlm.config import build
 from speechlm.errors import ConfigError, FingerprintError, InputError, PluginError
+from speechlm.model.fast_linear import pack_linears
 from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.protocols import AudioTokenizer, Speaker
 from speechlm.settings import at_least
@@ -93,6 +94,8 @@ class UnitFlow:
             model, vocoder = FlowModel(config.flow), mel_vocoder(config)
         self.model = fill(model, below(weights, "flow."), KIND)
         self.vocoder: MelVocoder = fill(vocoder, below(weights, "vocoder."), KIND)
+        pack_linears(self.model)
+        pack_linears(self.vocoder)
         ahead = -(-self.vocoder.lookahead * config.mels.hop_length // self.hop_length)
         self.lookahead = config.flow.block - 1 + config.flow.lookahead + ahead
 

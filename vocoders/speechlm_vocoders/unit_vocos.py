@@ -17,6 +17,7 @@ from torch import Tensor
 
 from speechlm.config import build
 from speechlm.errors import FingerprintError, InputError, PluginError
+from speechlm.model.fast_linear import pack_linears
 from speechlm.parts import fingerprint, load_part, save_part
 from speechlm.protocols import AudioTokenizer, Speaker
 from speechlm.settings import at_least
@@ -61,6 +62,7 @@ class UnitVocos:
             self.model = VocosModel(config.model)
         self.model.load_state_dict(self._tensors)
         self.model.eval().requires_grad_(False)
+        pack_linears(self.model)
 
     @classmethod
     def for_tokenizer(cls, tokenizer: AudioTokenizer) -> Self:
