@@ -77,9 +77,7 @@ def test_a_short_training_sounds_nearer_and_brings_codes_into_use() -> None:
 def test_training_that_ends_before_its_codebooks_is_no_codec() -> None:
     training = _begin(codebook_warmup=3)
     _train(training, 3)
-    with pytest.raises(
-        ConfigError, match="after 3 steps, but training ended at 3: raise train.max"
-    ):
+    with pytest.raises(ConfigError, match="ended at 3: raise train"):
         training.part()
     _train(training, 1, first=3)
     assert training.part().num_codebooks == 3
