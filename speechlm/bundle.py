@@ -3,23 +3,26 @@
 ::
 
     bundle/
-      speechlm.json     which three parts belong together, by fingerprint
+      speechlm.json     which three parts belong together, by fingerprint; the voice of answers
       tokenizer/  lm/  vocoder/
       README.md         what it is, for a person
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from speechlm import __version__
+from speechlm.audio import load_audio
 from speechlm.config import RunConfig, SamplingConfig
+from speechlm.data.corpus import open_corpus
 from speechlm.errors import CheckpointError, FingerprintError
 from speechlm.files import read_json, write_folder_aside, write_json
 from speechlm.generation.generate import generate, generate_stream
@@ -28,11 +31,14 @@ from speechlm.model.fast_linear import Weights
 from speechlm.model.unit_lm import UnitLM
 from speechlm.parts import CONFIG_NAME
 from speechlm.plugins import load_tokenizer, load_vocoder
-from speechlm.protocols import AudioTokenizer, Vocoder
+from speechlm.protocols import AudioTokenizer, Speaker, Vocoder
 from speechlm.resynthesis import Resynthesizer
+from speechlm.speaker import EMBEDDING_DIM, SAMPLE_RATE, default_speaker_encoder
 from speechlm.units import Units
 
 BUNDLE_NAME = "speechlm.json"
+VOICE_ANSWERS = 20
+"""Of which a bundle's voice is taken where the corpus has answers."""
 FIRST_CHUNK_UNITS = 4
 """Units drawn before the first sound of a live reply; later sound comes in chunks of as many."""
 
@@ -47,7 +53,13 @@ class SpeechLM(Resynthesizer):
         FingerprintError: A part was made for another tokenizer.
     """
 
-    def __init__(self, tokenizer: AudioTokenizer, lm: UnitLM, vocoder: Vocoder) -> None:
+    def __init__(
+        self,
+        tokenizer: AudioTokenizer,
+        lm: UnitLM,
+        vocoder: Vocoder,
+        voice: Tensor | None = None,
+    ) -> None:
         made_for = lm.vocabulary.tokenizer_fingerprint
         if made_for != tokenizer.fingerprint:
             raise FingerprintError(
@@ -59,6 +71,9 @@ class SpeechLM(Resynthesizer):
             )
         super().__init__(tokenizer, vocoder)
         self.lm = lm
+        self.voice = voice
+        """What answers are spoken in, float32 [D], for vocoders that take a voice; None for the
+        vocoder's own. ``speaker`` goes before it."""
         self.weights: Weights = "float32"
         """What the LM decodes with; ``bfloat16`` or ``int8`` for speed."""
 
@@ -80,6 +95,7 @@ class SpeechLM(Resynthesizer):
             load_tokenizer(folder / "tokenizer"),
             UnitLM.load(folder / "lm", device),
             load_vocoder(folder / "vocoder"),
+            torch.tensor(recorded["voice"]) if recorded.get("voice") else None,
         )
         for part, fingerprint in bundle._fingerprints().items():
             if recorded.get(part) != fingerprint:
@@ -97,8 +113,16 @@ class SpeechLM(Resynthesizer):
             self.tokenizer.save(aside / "tokenizer")
             self.lm.save(aside / "lm")
             self.vocoder.save(aside / "vocoder")
-            write_json(aside / BUNDLE_NAME, {"speechlm": __version__, **self._fingerprints()})
+            recorded: dict[str, Any] = {"speechlm": __version__, **self._fingerprints()}
+            if self.voice is not None:
+                recorded["voice"] = self.voice.tolist()
+            write_json(aside / BUNDLE_NAME, recorded)
             (aside / "README.md").write_text(self._card(), encoding="utf-8")
+
+    @property
+    def reply_voice(self) -> Speaker | None:
+        """What answers are spoken in: the ``speaker`` that is set, else the bundle's voice."""
+        return self.voice if self.speaker is None else self.speaker
 
     def reply(
         self,
@@ -124,7 +148,7 @@ class SpeechLM(Resynthesizer):
             InputError: It is longer than the LM's context.
         """
         units = self.reply_units([self.encode(wave, sample_rate)], sampling=sampling, seeds=[seed])
-        return self.vocoder.decode(units, speaker=self.speaker)[0]
+        return self.vocoder.decode(units, speaker=self.reply_voice)[0]
 
     def reply_units(
         self,
@@ -146,7 +170,7 @@ class SpeechLM(Resynthesizer):
     ) -> Iterator[Tensor]:
         """Answer as sound comes: chunks float32 [n] that add up to :meth:`reply`."""
         prompt = self._prompt("question", self.encode(wave, sample_rate))
-        stream = self.vocoder.stream(self.speaker)
+        stream = self.vocoder.stream(self.reply_voice)
         columns: list[tuple[int, ...]] = []
         rendered = 0
         sampling = sampling or SamplingConfig()
@@ -178,14 +202,14 @@ class SpeechLM(Resynthesizer):
         sampling: SamplingConfig | None = None,
         seed: int = 0,
     ) -> Tensor:
-        """Go on speaking where a recording ends; arguments as :meth:`reply`.
+        """Go on speaking where a recording ends, in its voice; arguments as :meth:`reply`.
 
         Returns:
             What follows, without the recording, float32 [T'] at :attr:`sample_rate`.
         """
         units = self.encode(wave, sample_rate)
         continued = self.continue_units([units], sampling=sampling, seeds=[seed])
-        return self.vocoder.decode(continued, speaker=self.speaker)[0]
+        return self.vocoder.decode(continued, speaker=self.voice_of(wave, sample_rate))[0]
 
     def continue_units(
         self,
@@ -266,8 +290,39 @@ class SpeechLM(Resynthesizer):
 def assemble(config: RunConfig) -> None:
     """Put a run's tokenizer, trained LM and vocoder together as its bundle."""
     tokenizer = load_tokenizer(config.tokenizer_path)
+    vocoder = choose_vocoder(config, tokenizer)
     lm = UnitLM.load(config.train_path / "lm")
-    SpeechLM(tokenizer, lm, choose_vocoder(config, tokenizer)).save_pretrained(config.bundle_path)
+    voice = answering_voice(config, vocoder)
+    SpeechLM(tokenizer, lm, vocoder, voice).save_pretrained(config.bundle_path)
+
+
+def answering_voice(config: RunConfig, vocoder: Vocoder) -> Tensor | None:
+    """The voice that ``vocoder.voice`` names, else that of the corpus' answers, float32 [D].
+
+    Returns:
+        None where the vocoder takes no such voice, or the corpus has no answers.
+
+    Raises:
+        AudioError: The recording named cannot be used.
+        PluginError: The speaker encoder is not installed.
+    """
+    if getattr(vocoder, "speaker_dim", 0) != EMBEDDING_DIM:
+        return None
+    if config.vocoder.voice is not None:
+        wave = load_audio(config.vocoder.voice, SAMPLE_RATE)
+        return default_speaker_encoder().embed(wave, SAMPLE_RATE)
+    if not config.corpus_path.exists():
+        return None
+    corpus = open_corpus(config.corpus_path)
+    wanted = {one.reply for one in corpus if one.reply is not None}
+    answers = sorted((one for one in corpus if one.id in wanted), key=lambda one: one.id)
+    # Answers of several people have no common voice: it is that of whoever gives most.
+    speakers = Counter(one.speaker for one in answers)
+    answers = [one for one in answers if one.speaker == speakers.most_common(1)[0][0]]
+    if not answers:
+        return None
+    heard = torch.cat([one.load(SAMPLE_RATE) for one in answers[:VOICE_ANSWERS]])
+    return default_speaker_encoder().embed(heard, SAMPLE_RATE)
 
 
 def choose_vocoder(config: RunConfig, tokenizer: AudioTokenizer) -> Vocoder:

@@ -282,6 +282,9 @@ class VocoderConfig:
     """A trained one's folder, or a bundle's."""
     options: dict[str, Any] = field(default_factory=dict)
     """The vocoder's own options when it is trained; its card lists them."""
+    voice: Path | None = None
+    """A recording in whose voice the bundle answers, for vocoders that take a voice; None for the
+    voice of the corpus' answers."""
 
 
 LEAST_TEMPERATURE = 1e-3

@@ -3,7 +3,8 @@
 Runs the public commands below in order on configs/demo.yaml, each printed before it runs so
 that it can be copied. A finished step is not done again; a stopped one resumes. It ends with
 report.html, report.json and the bundle, a SpeechLM that answers spoken questions. With another
-tokenizer or vocoder it trains that first, where it must be, by the configuration of its name.
+tokenizer or vocoder it trains that first, where it must be, by the configuration of its name; a
+codec brings its own vocoder.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from speechlm.errors import InputError, PartialFailure, SpeechLMError
 from speechlm.files import read_json, write_json
 
 EXAMPLES = (
-    ("speechlm demo", "everything, about ten minutes on two cores"),
+    ("speechlm demo", "everything, about a quarter of an hour on two cores"),
     ("speechlm demo --short", "a smaller world and a few minutes, to see that all of it works"),
     (
         "speechlm demo output=runs/codec tokenizer.name=causal-codec layout.name=delay",
@@ -61,8 +62,9 @@ def run(args: Namespace) -> None:
     from speechlm.presets import preset
 
     path = preset("demo-short" if args.short else "demo")
-    config = load_config(path, args.overrides)
-    for stage in plan(config, path, args.overrides, short=args.short):
+    overrides = [*implied(path, args.overrides), *args.overrides]
+    config = load_config(path, overrides)
+    for stage in plan(config, path, overrides, short=args.short):
         run_stage(stage, config)
     print()
     for name in ("report.html", "report.json", config.bundle_path.name):
@@ -71,6 +73,21 @@ def run(args: Namespace) -> None:
         f"ask it something: {shlex.join([*program(), 'generate', str(config.bundle_path)])} "
         "QUESTION.wav -o ANSWER.wav"
     )
+
+
+def implied(path: Path, overrides: Sequence[str]) -> list[str]:
+    """What follows from naming another tokenizer: the vocoder that comes with it, if one does.
+
+    Raises:
+        PluginError: The tokenizer is not known.
+    """
+    from speechlm.plugins import AUTO, TOKENIZERS, plugin
+
+    usual, config = load_config(path), load_config(path, overrides)
+    if config.tokenizer.name == usual.tokenizer.name or config.vocoder != usual.vocoder:
+        return []
+    own = getattr(plugin(TOKENIZERS, config.tokenizer.name), "default_vocoder", None)
+    return [] if own is None else [f"vocoder.name={AUTO}", "vocoder.options={}"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,10 +135,15 @@ def plan(
 def part_words(
     config: RunConfig, name: str, part: str, overrides: Sequence[str], short: bool
 ) -> tuple[str, ...]:
-    """How ``speechlm train`` trains a part inside this run: by the configuration of its name."""
+    """How ``speechlm train`` trains a part inside this run: by the configuration of its name.
+
+    The demo's own vocoder has one of its own, ``demo-vocoder``, for fewer steps.
+    """
     from speechlm.presets import preset
 
-    words = [str(preset(name)), f"output={config.output}", f"corpus.path={config.corpus_path}"]
+    usual = part == "vocoder" and name == load_config(preset("demo")).vocoder.name
+    path = preset("demo-vocoder" if usual else name)
+    words = [str(path), f"output={config.output}", f"corpus.path={config.corpus_path}"]
     if part == "vocoder":
         words.append(f"tokenizer.path={config.tokenizer_path}")
     if short:

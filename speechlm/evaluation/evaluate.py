@@ -228,7 +228,7 @@ def _render(
     # A model that knows an answer recites it unit for unit: such answers are rendered once.
     different = {one.codes.numpy().tobytes(): one for one in units}
     with clock.measure("vocode"):
-        waves = model.vocoder.decode(list(different.values()))
+        waves = model.vocoder.decode(list(different.values()), speaker=model.reply_voice)
     clock.audio_s["vocode"] += sum(len(wave) for wave in waves) / model.vocoder.sample_rate
     clips = [
         Heard(wave=wave, units=one) for wave, one in zip(waves, different.values(), strict=True)

@@ -43,7 +43,7 @@ def first_audio_latency(
 def _wait_s(model: SpeechLM, wave: Tensor, sampling: SamplingConfig) -> float | None:
     """Seconds until the first sample, None for an answer without any."""
     tokenizer, vocabulary = model.tokenizer, model.lm.vocabulary
-    listening, speaking = tokenizer.stream(), model.vocoder.stream()
+    listening, speaking = tokenizer.stream(), model.vocoder.stream(model.reply_voice)
     last = max(0, len(wave) - round(CHUNK_S * tokenizer.sample_rate))
     codes = [listening.push(wave[:last])]
     start = time.perf_counter()
@@ -77,8 +77,9 @@ def vocoder_agreement(model: SpeechLM, units: Sequence[Units]) -> dict[str, Any]
         sample differs) and ``n``, the recordings compared.
     """
     signal = difference = 0.0
-    for one, whole in zip(units, model.vocoder.decode(units), strict=True):
-        stream = model.vocoder.stream()
+    voice = model.reply_voice
+    for one, whole in zip(units, model.vocoder.decode(units, speaker=voice), strict=True):
+        stream = model.vocoder.stream(voice)
         chunks = torch.split(one.expand().codes, FIRST_CHUNK_UNITS, dim=1)
         streamed = torch.cat([*(stream.push(chunk) for chunk in chunks), stream.finish()])
         length = min(len(streamed), len(whole))
