@@ -3,8 +3,7 @@
 Runs the public commands below in order on configs/demo.yaml, each printed before it runs so
 that it can be copied. A finished step is not done again; a stopped one resumes. It ends with
 report.html, report.json and the bundle, a SpeechLM that answers spoken questions. With another
-tokenizer or vocoder it trains that first, where it must be, by the configuration of its name; a
-codec brings its own vocoder.
+tokenizer or vocoder it trains that first, where it must be, by the configuration of its name.
 """
 
 from __future__ import annotations
@@ -25,10 +24,15 @@ from speechlm.cli.main import FAILED
 from speechlm.config import RunConfig, load_config
 from speechlm.errors import InputError, PartialFailure, SpeechLMError
 from speechlm.files import read_json, write_json
+from speechlm.presets import preset
 
 EXAMPLES = (
     ("speechlm demo", "everything, about a quarter of an hour on two cores"),
     ("speechlm demo --short", "a smaller world and a few minutes, to see that all of it works"),
+    (
+        "speechlm demo vocoder.name=unit-vocos vocoder.options.speaker_dim=256",
+        "with a vocoder that is trained for three minutes, and sounds better",
+    ),
     (
         "speechlm demo output=runs/codec tokenizer.name=causal-codec layout.name=delay",
         "the same on a codec that is trained first",
@@ -44,6 +48,8 @@ STAGES = ("corpus", "fit", "tokenize", "train", "evaluate")
 COMMAND_OF = {"tokenizer": "train", "vocoder": "train"}
 """Which command a stage is, where that is not its name."""
 ORDER = ("corpus", "fit", "tokenizer", "tokenize", "vocoder", "train", "evaluate")
+DEMO_VOCODER = "demo-vocoder"
+"""The configuration of a vocoder that is trained for a few minutes."""
 SHORT_STEPS = 100
 """What the short form trains a tokenizer or vocoder for."""
 SECONDS_NAME = "seconds.json"
@@ -59,10 +65,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    from speechlm.presets import preset
-
     path = preset("demo-short" if args.short else "demo")
-    overrides = [*implied(path, args.overrides), *args.overrides]
+    overrides = [*implied(load_config(path, args.overrides)), *args.overrides]
     config = load_config(path, overrides)
     for stage in plan(config, path, overrides, short=args.short):
         run_stage(stage, config)
@@ -75,19 +79,21 @@ def run(args: Namespace) -> None:
     )
 
 
-def implied(path: Path, overrides: Sequence[str]) -> list[str]:
-    """What follows from naming another tokenizer: the vocoder that comes with it, if one does.
+def implied(config: RunConfig) -> list[str]:
+    """What follows from a tokenizer that brings no vocoder: one is trained for its units.
 
     Raises:
         PluginError: The tokenizer is not known.
     """
     from speechlm.plugins import AUTO, TOKENIZERS, plugin
 
-    usual, config = load_config(path), load_config(path, overrides)
-    if config.tokenizer.name == usual.tokenizer.name or config.vocoder != usual.vocoder:
+    named = config.vocoder.path is not None or config.vocoder.name != AUTO
+    if named or config.tokenizer.path is not None:
         return []
-    own = getattr(plugin(TOKENIZERS, config.tokenizer.name), "default_vocoder", None)
-    return [] if own is None else [f"vocoder.name={AUTO}", "vocoder.options={}"]
+    if hasattr(plugin(TOKENIZERS, config.tokenizer.name), "default_vocoder"):
+        return []
+    trained = load_config(preset(DEMO_VOCODER)).vocoder
+    return [f"vocoder.name={trained.name}", f"vocoder.options={trained.options}"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,12 +143,10 @@ def part_words(
 ) -> tuple[str, ...]:
     """How ``speechlm train`` trains a part inside this run: by the configuration of its name.
 
-    The demo's own vocoder has one of its own, ``demo-vocoder``, for fewer steps.
+    ``unit-vocos`` has one of its own for the demo, of fewer steps.
     """
-    from speechlm.presets import preset
-
-    usual = part == "vocoder" and name == load_config(preset("demo")).vocoder.name
-    path = preset("demo-vocoder" if usual else name)
+    short_enough = name == load_config(preset(DEMO_VOCODER)).vocoder.name
+    path = preset(DEMO_VOCODER if short_enough else name)
     words = [str(path), f"output={config.output}", f"corpus.path={config.corpus_path}"]
     if part == "vocoder":
         words.append(f"tokenizer.path={config.tokenizer_path}")

@@ -19,8 +19,6 @@ from speechlm.files import read_json
 from speechlm.presets import preset
 
 Ran = list[list[str]]
-NAMES = ("corpus", "fit", "tokenize", "vocoder", "train", "evaluate")
-"""Of the stages of the demo as it is."""
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def worker(
     commands: Ran, output: Path, fails: dict[str, int] | None = None
 ) -> Callable[[list[str]], int]:
     def run(command: list[str]) -> int:
-        stage = stages([command])[0]
+        stage = command[len(demo.program())]
         commands.append(command)
         code = (fails or {}).get(stage, 0)
         if code == 0:
@@ -49,12 +47,7 @@ def worker(
 
 
 def stages(commands: Ran) -> list[str]:
-    """What each does; a vocoder is trained by the command that trains the LM."""
-    start = len(demo.program())
-    return [
-        "vocoder" if "demo-vocoder" in command[start + 1] else command[start]
-        for command in commands
-    ]
+    return [command[len(demo.program())] for command in commands]
 
 
 def test_the_stages_are_public_commands() -> None:
@@ -65,11 +58,10 @@ def test_it_runs_the_commands_in_order_and_prints_each_before(
     ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", f"output={tmp_path}", "train.max_steps=3"]) == 0
-    assert stages(ran) == list(NAMES)
+    assert stages(ran) == list(demo.STAGES)
     shown = capsys.readouterr().out
-    for name, command in zip(NAMES, ran, strict=True):
-        if name != "vocoder":
-            assert command[-2:] == [f"output={tmp_path}", "train.max_steps=3"]
+    for command in ran:
+        assert command[-2:] == [f"output={tmp_path}", "train.max_steps=3"]
         assert f"$ {' '.join(command)}\n" in shown
     for name in ("report.html", "report.json", "bundle"):
         assert f"\n{tmp_path / name}\n" in shown
@@ -78,7 +70,7 @@ def test_it_runs_the_commands_in_order_and_prints_each_before(
 def test_the_time_of_each_stage_is_kept(ran: Ran, tmp_path: Path) -> None:
     main(["demo", f"output={tmp_path}"])
     seconds = read_json(tmp_path / "seconds.json")
-    assert list(seconds) == list(NAMES)
+    assert list(seconds) == list(demo.STAGES)
     assert all(spent >= 0 for spent in seconds.values())
 
 
@@ -91,7 +83,7 @@ def test_a_rerun_does_nothing_again_and_keeps_the_times(
     capsys.readouterr()
     assert main(["demo", f"output={tmp_path}"]) == 0
     assert ran == []
-    assert capsys.readouterr().out.count("done already") == len(NAMES)
+    assert capsys.readouterr().out.count("done already") == len(demo.STAGES)
     assert read_json(tmp_path / "seconds.json") == before
 
 
@@ -99,7 +91,7 @@ def test_another_configuration_runs_the_commands_again(ran: Ran, tmp_path: Path)
     main(["demo", f"output={tmp_path}"])
     ran.clear()
     main(["demo", f"output={tmp_path}", "train.max_steps=3"])
-    assert stages(ran) == list(NAMES)
+    assert stages(ran) == list(demo.STAGES)
 
 
 def test_what_was_deleted_is_made_again_with_all_that_follows(ran: Ran, tmp_path: Path) -> None:
@@ -107,7 +99,7 @@ def test_what_was_deleted_is_made_again_with_all_that_follows(ran: Ran, tmp_path
     ran.clear()
     (tmp_path / "units").unlink()
     main(["demo", f"output={tmp_path}"])
-    assert stages(ran) == ["tokenize", "vocoder", "train", "evaluate"]
+    assert stages(ran) == ["tokenize", "train", "evaluate"]
 
 
 @pytest.mark.parametrize(("code", "expected"), [(1, 1), (2, 2), (-9, 1)])
@@ -121,7 +113,7 @@ def test_a_failed_command_stops_it_and_a_rerun_goes_on_there(
     ran: Ran = []
     monkeypatch.setattr(demo, "execute", worker(ran, tmp_path, {"train": code}))
     assert main(["demo", f"output={tmp_path}"]) == expected
-    assert stages(ran) == ["corpus", "fit", "tokenize", "vocoder", "train"]
+    assert stages(ran) == ["corpus", "fit", "tokenize", "train"]
     assert f"'speechlm train' ended with exit code {code}" in capsys.readouterr().err
     assert "train" not in read_json(tmp_path / "seconds.json")
 
@@ -141,23 +133,22 @@ def test_a_typo_is_found_before_anything_runs(
 
 def test_short_takes_the_short_preset(ran: Ran, tmp_path: Path) -> None:
     main(["demo", "--short", f"output={tmp_path}"])
-    start = len(demo.program())
-    assert [Path(command[start + 1]).name for command in ran] == [
-        "demo-vocoder.yaml" if name == "vocoder" else "demo-short.yaml" for name in NAMES
-    ]
+    assert all(Path(command[-2]).name == "demo-short.yaml" for command in ran)
 
 
-def test_a_tokenizer_brings_its_vocoder_and_others_take_the_demos(ran: Ran, tmp_path: Path) -> None:
-    codec = ["tokenizer.name=causal-codec", "layout.name=delay"]
-    assert demo.implied(preset("demo"), codec) == ["vocoder.name=auto", "vocoder.options={}"]
-    assert demo.implied(preset("demo"), ["tokenizer.name=phone-ctc"]) == []
-    assert demo.implied(preset("demo"), ["tokenizer.options.num_units=5"]) == []
-    assert demo.implied(preset("demo"), [*codec, "vocoder.name=unit-flow"]) == []
-    main(["demo", f"output={tmp_path}", *codec])
+def test_a_tokenizer_without_a_vocoder_gets_one_trained(ran: Ran, tmp_path: Path) -> None:
+    given = ["tokenizer.name=phone-ctc", "layout.name=delay"]
+    main(["demo", f"output={tmp_path}", *given])
     start = len(demo.program())
     assert [Path(command[start + 1]).name for command in ran] == [
-        "causal-codec.yaml" if place == 1 else "demo.yaml" for place in range(5)
+        *("demo.yaml", "phone-ctc.yaml", "demo.yaml"),
+        *("demo-vocoder.yaml", "demo.yaml", "demo.yaml"),
     ]
+    for name in ("causal-codec", "logmel-kmeans", "unit-bpe"):
+        config = load_config(preset("demo"), [f"tokenizer.name={name}"])
+        assert demo.implied(config) == []
+    named = [*given, "vocoder.name=unit-flow"]
+    assert demo.implied(load_config(preset("demo"), named)) == []
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=lambda stop: stop.name)

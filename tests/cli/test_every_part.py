@@ -214,6 +214,8 @@ def test_the_demo_with_a_part_by_its_name(name: str, base: Path, tmp_path: Path)
         words += [option("vocoder", VOCODER_OPTIONS[name])]
     else:
         words += named(name, tmp_path, base)
+        if not hasattr(plugin(TOKENIZERS, name), "default_vocoder"):
+            words += [option("vocoder", SMALL_VOCOS)]
     assert main(["demo", "--short", *words]) == 0
     assert (tmp_path / "run" / "report.html").is_file()
     assert (tmp_path / "run" / "bundle" / "speechlm.json").is_file()
