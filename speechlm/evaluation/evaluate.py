@@ -36,7 +36,7 @@ from speechlm.evaluation.measures import (
 from speechlm.evaluation.report import Clip, Example, write_report
 from speechlm.evaluation.streams import first_audio_latency, vocoder_agreement
 from speechlm.files import read_json, write_json
-from speechlm.layouts.grid import Layout
+from speechlm.layouts.grid import Layout, LMSequence
 from speechlm.layouts.registry import layout_from_dict
 from speechlm.progress import say
 from speechlm.units import Units
@@ -147,16 +147,7 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
     report: dict[str, Any] = {
         "judge": _judge_figures(heard, left_out, expected),
         "unit_perplexity": {
-            name: unit_perplexity(
-                model.lm,
-                [
-                    layout.encode(
-                        model.lm.vocabulary, {"question": question.codes, "answer": answer.codes}
-                    )
-                    for question, answer in conversations
-                ],
-                config.seed,
-            )
+            name: unit_perplexity(model.lm, _sequences(model, layout, conversations), config.seed)
             for name, layout in _weighted_layouts(model)
         },
         "codebooks": codebook_usage(
@@ -302,13 +293,34 @@ def _conversations(
     questions: Sequence[Heard],
     by_answer: Mapping[str, Mapping[str, Heard]],
 ) -> list[tuple[Units, Units]]:
-    """Questions with their recorded answers, those that fit the LM's context."""
-    limit = model.lm.decoder.config.max_positions
-    pairs = [
+    """Questions with their recorded answers."""
+    return [
         (question.units, by_answer["recorded"][one.answer.id].units)
         for one, question in zip(asked, questions, strict=True)
     ]
-    return [pair for pair in pairs if pair[0].codes.numel() + pair[1].codes.numel() + 3 <= limit]
+
+
+def _sequences(
+    model: SpeechLM, layout: Layout, conversations: Sequence[tuple[Units, Units]]
+) -> list[LMSequence]:
+    """Those that fit the LM's context, as it reads them.
+
+    Raises:
+        CorpusError: None does.
+    """
+    limit = model.lm.decoder.config.max_positions
+    every = [
+        layout.encode(model.lm.vocabulary, {"question": question.codes, "answer": answer.codes})
+        for question, answer in conversations
+    ]
+    # The last column is predicted, never read.
+    fitting = [sequence for sequence in every if len(sequence) - 1 <= limit]
+    if not fitting:
+        raise CorpusError(
+            f"none of {len(every)} questions fits with its answer into {limit} positions "
+            f"(model.max_positions); the shortest takes {min(len(each) for each in every) - 1}"
+        )
+    return fitting
 
 
 def _choose_examples(

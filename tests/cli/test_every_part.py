@@ -41,10 +41,8 @@ STEPS = [
     *("train.validate_every=2", "segments.batch_size=2", "segments.duration_s=0.2"),
 ]
 SMALL_LM = [
-    "model.num_layers=1",
-    "model.model_dim=16",
-    "model.num_heads=2",
-    "train.batch_units=400",
+    *("model.num_layers=1", "model.model_dim=16", "model.num_heads=2", "model.num_kv_heads=2"),
+    *("train.batch_units=400", "model.max_positions=4096"),
 ]
 LOGMEL = {"num_units": 60, "iterations": 2}
 SMALL_VOCOS = {"dim": 16, "num_unit_layers": 1, "num_layers": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from speechlm.data.corpus import open_corpus
 from speechlm.data.human import human_clips
 from speechlm.errors import CorpusError
 from speechlm.evaluation.asked import draw_questions, family, find_questions
-from speechlm.evaluation.evaluate import evaluate
+from speechlm.evaluation.evaluate import _sequences, evaluate
 from speechlm.evaluation.measures import codebook_usage, confusions, proportion, unit_perplexity
 from speechlm.evaluation.report import differences
 from speechlm.layouts.grid import LMSequence
@@ -276,3 +277,23 @@ def test_unit_perplexity_is_that_of_the_mean_loss(config: RunConfig) -> None:
     total = model.lm.log_likelihood([sequence, half]).sum()
     count = len(sequence) - 1 + 4
     assert found["perplexity"] == pytest.approx(float((-total / count).exp()), rel=1e-5)
+
+
+def test_conversations_are_as_long_as_the_lm_reads_them(config: RunConfig) -> None:
+    """Eight codebooks side by side take no more positions than one."""
+    model = SpeechLM.from_pretrained(config.bundle_path)
+    layout = build_layout("delay", {}, 8)
+    vocabulary = Vocabulary(tokenizer_fingerprint="codec", stream_sizes=(20,) * 8)
+    shape = replace(model.lm.decoder.config, vocab_size=vocabulary.size)
+    model.lm = UnitLM(Decoder(shape), vocabulary, layout)
+    units = Units(
+        codes=torch.zeros(8, 200, dtype=torch.int64), frame_rate=50.0, fingerprint="codec"
+    )
+    (sequence,) = _sequences(model, layout, [(units, units)])
+    assert 400 < len(sequence) < 450
+    longer = Units(
+        codes=torch.zeros(8, 300, dtype=torch.int64), frame_rate=50.0, fingerprint="codec"
+    )
+    assert len(_sequences(model, layout, [(longer, longer), (units, units)])) == 1
+    with pytest.raises(CorpusError, match="none of 1 questions fits with its answer into 512"):
+        _sequences(model, layout, [(longer, longer)])
