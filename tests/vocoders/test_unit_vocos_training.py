@@ -97,10 +97,10 @@ def test_what_is_predicted_as_pitch_is_what_is_heard(
         optimizer.zero_grad()
         training(replace(batch, number=step))[0].backward()
         optimizer.step()
-    part = training.part()
     with torch.no_grad():
-        part.model.pitch_head.weight.zero_()
-        part.model.pitch_head.bias.fill_(torch.tensor(330.0 / 140.0).log())
+        training.generator.pitch_head.weight.zero_()
+        training.generator.pitch_head.bias.fill_(torch.tensor(330.0 / 140.0).log())
+    part = training.part()
     wave = part.decode(tokenizer.encode(waves[0][None]))[0]
     pitch, voiced = track_pitch(wave[None], 16_000, 160)
     assert voiced.float().mean() > 0.2
