@@ -28,11 +28,12 @@ CARDS = {
     group: (ROOT / group / "README.md").read_text(encoding="utf-8")
     for group in ("tokenizers", "vocoders")
 }
+PAGES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 PYTHON = [code for language, code in BLOCK.findall(README) if language == "python"]
 SHELL = [
     line
-    for text in (README, *CARDS.values())
+    for text in (README, *CARDS.values(), *PAGES)
     for language, code in BLOCK.findall(text)
     if language in ("bash", "sh", "shell", "console")
     for line in code.replace("\\\n", " ").splitlines()

@@ -41,9 +41,14 @@ def parse(module: ModuleType, name: str, words: Sequence[str], *, into: Namespac
         into.config = read_config(into)
 
 
-def add_run(parser: ArgumentParser, *, takes_corpus: bool = False) -> None:
-    """Let the command take ``[CORPUS] [RUN.yaml] [key=value ...]`` and ``-o``."""
-    corpus = "[CORPUS] " if takes_corpus else ""
+def add_run(
+    parser: ArgumentParser, *, takes_corpus: bool = False, takes_models: bool = False
+) -> None:
+    """Let the command take ``[CORPUS] [RUN.yaml] [key=value ...]`` and ``-o``.
+
+    With ``takes_models``, words that are neither end up in ``args.models`` instead.
+    """
+    corpus = "[CORPUS] " if takes_corpus else "[MODEL ...] " if takes_models else ""
     parser.usage = f"%(prog)s [options] {corpus}{RUN_WORDS}"
     parser.add_argument(
         "words",
@@ -67,7 +72,7 @@ def add_run(parser: ArgumentParser, *, takes_corpus: bool = False) -> None:
         metavar="FOLDER",
         help="where the run's files are, short for output=FOLDER",
     )
-    parser.set_defaults(takes_corpus=takes_corpus)
+    parser.set_defaults(takes_corpus=takes_corpus, models=[] if takes_models else None)
 
 
 def read_config(args: Namespace) -> RunConfig:
@@ -85,6 +90,8 @@ def read_config(args: Namespace) -> RunConfig:
             overrides.append(word)
         elif args.takes_corpus:
             corpora.append(Path(word))
+        elif args.models is not None:
+            args.models = [*args.models, word]
         else:
             raise ConfigError(f"expected RUN.yaml or key=value, got {word!r}")
     for many, what in ((files, "configuration"), (corpora, "corpus")):

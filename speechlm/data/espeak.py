@@ -139,6 +139,14 @@ def speak(text: str, voice: Voice) -> Speech:
     return speech
 
 
+def spell(text: str, voice: Voice) -> list[str]:
+    """The phones by which espeak-ng would say a text, stress marks included, in its own letters.
+
+    ``speak(f"[[{' '.join(phones)}]]", voice)`` says them; change one, and it is another word.
+    """
+    return _Espeak.get().spell(text, voice)
+
+
 def restart() -> None:
     """Forget what was said: the same texts said next give the same samples, bit for bit.
 
@@ -167,6 +175,9 @@ _POSITION_CHARACTER = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _EVENT_END, _EVENT_WORD, _EVENT_PHONE = 0, 1, 7
 _TELL_PHONES = 1
+_READ_PHONES = 0x100
+"""Text within double brackets is phones."""
+_BETWEEN_PHONES = ord(" ") << 8
 
 
 class _EventId(ctypes.Union):
@@ -230,7 +241,18 @@ class _Espeak:
         self._library.espeak_Terminate()
         _ctypes.dlclose(self._library._handle)
 
-    def speak(self, text: str, voice: Voice) -> Speech:
+    def spell(self, text: str, voice: Voice) -> list[str]:
+        self._choose(voice)
+        tell = self._library.espeak_TextToPhonemes
+        tell.restype = ctypes.c_char_p
+        words = []
+        raw = ctypes.create_string_buffer(text.encode())
+        left = ctypes.c_void_p(ctypes.addressof(raw))
+        while left.value:  # a clause at a time
+            words.append(tell(ctypes.byref(left), _CHARS_UTF8, _BETWEEN_PHONES).decode())
+        return " ".join(words).split()
+
+    def _choose(self, voice: Voice) -> None:
         name = f"{voice.name}+{voice.variant}" if voice.variant else voice.name
         if self._library.espeak_SetVoiceByName(name.encode()) != 0:
             raise CorpusError(f"espeak-ng has no voice {name!r}; expected one of list_voices()")
@@ -240,12 +262,16 @@ class _Espeak:
             (_RANGE, voice.pitch_range),
         ):
             self._library.espeak_SetParameter(parameter, value, 0)
+
+    def speak(self, text: str, voice: Voice) -> Speech:
+        self._choose(voice)
         # Breathy voices draw from the C library's generator.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         self._pieces, self._starts, self._phones = [], [], []
         raw = text.encode() + b"\0"
+        flags = _CHARS_UTF8 | (_READ_PHONES if text.startswith("[[") else 0)
         status = self._library.espeak_Synth(
-            raw, ctypes.c_size_t(len(raw)), 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None
+            raw, ctypes.c_size_t(len(raw)), 0, _POSITION_CHARACTER, 0, flags, None, None
         )
         if status != 0:
             raise CorpusError(f"espeak-ng failed on {text!r} (status {status})")

@@ -179,6 +179,29 @@ def score_recordings(
     ]
 
 
+def score_span(
+    lm: UnitLM, units: Units, found: Likelihood, span_s: tuple[float, float]
+) -> Likelihood:
+    """What a part of a recording adds to its likelihood, without computing anything again.
+
+    Args:
+        lm: The LM that scored it.
+        units: Of the recording.
+        found: What :func:`score_recordings` gave for all of it.
+        span_s: As :func:`score_recordings` takes it.
+
+    Raises:
+        InputError: The span is outside of the recording.
+    """
+    sequence = lm.layout.encode(lm.vocabulary, {"speech": units.codes})
+    span, duration_s = _frames(lm, units, span_s)
+    assert span is not None
+    inside = _in_span(lm, sequence, span)
+    return Likelihood(
+        log_probs=found.log_probs, weights=found.weights * inside, duration_s=duration_s
+    )
+
+
 def _check_count(name: str, given: Sequence[object] | None, wanted: Sequence[object]) -> None:
     if given is not None and len(given) != len(wanted):
         raise InputError(f"expected {len(wanted)} {name}, one each, got {len(given)}")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechlm.data import espeak
-from speechlm.data.espeak import Voice, list_voices, speak
+from speechlm.data.espeak import Voice, list_voices, speak, spell
 from speechlm.errors import CorpusError, PluginError
 
 pytest.importorskip("espeakng_loader")
@@ -28,6 +28,22 @@ def test_the_words_are_timed_in_order() -> None:
     assert times[-1] == pytest.approx(len(speech.samples) / speech.sample_rate)
     assert speech.samples.dtype == np.float32
     assert 0.05 < np.abs(speech.samples).max() <= 1
+
+
+@pytest.mark.parametrize("text", ["seven", "what comes after Monday"])
+def test_what_is_spelled_is_said_again(text: str) -> None:
+    phones = spell(text, Voice())
+    assert all(phones)
+
+    def sounds(said: str) -> list[str]:
+        return [phone for phone, _, _ in speak(said, Voice()).phones]
+
+    again = sounds(f"[[{' '.join(phones)}]]")
+    # Where words meet, a phone may be said in another way.
+    assert again[:2] == sounds(text)[:2]
+    assert abs(len(again) - len(sounds(text))) <= 2
+    changed = [*phones[:-1], "u:"]
+    assert sounds(f"[[{' '.join(changed)}]]")[-1] != again[-1]
 
 
 def test_pitch_speed_variant_and_accent_are_heard() -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks as tasks: a manifest, what scores its rows, and what makes figures of the scores."""

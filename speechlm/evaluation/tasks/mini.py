@@ -1,0 +1,187 @@
+"""Small benchmarks made on the spot, in the form of the published ones.
+
+They need no data and little time, and say whether a small model learnt anything; their figures
+are not comparable with papers.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from speechlm.config import CorpusConfig
+from speechlm.data.espeak import Voice, restart, spell
+from speechlm.data.making import split_voices
+from speechlm.data.questions import CODE_WORDS, DAYS, EXAMPLES, MONTHS, NUMBERS, OPPOSITES
+from speechlm.data.rendering import render
+from speechlm.errors import PluginError
+from speechlm.evaluation.tasks.pairs import MANIFEST_NAME, Pair, write_pairs
+from speechlm.files import write_folder_aside
+from speechlm.progress import progress
+
+WORDS = tuple(
+    dict.fromkeys(
+        word.lower() for word in (*NUMBERS, *DAYS, *MONTHS, *CODE_WORDS, *EXAMPLES, *OPPOSITES)
+    )
+)
+NUM_VOICES = 4
+
+ALIKE = (
+    ("p", "b", "t", "d", "k", "g"),
+    ("f", "v", "s", "z", "S", "T"),
+    ("m", "n"),
+    ("l", "r", "w", "j"),
+    ("I", "E", "aI", "oU", "eI", "u:", "i:", "O:"),
+)
+"""Phones of espeak-ng that take each other's place in a non-word."""
+COARSE = {
+    "tS": "CH",
+    "dZ": "JH",
+    "T": "TH",
+    "D": "DH",
+    "S": "SH",
+    "Z": "ZH",
+    "N": "NG",
+    "j": "Y",
+    "h": "HH",
+    "t#": "T",
+    "t2": "T",
+    "r-": "R",
+    "n-": "N",
+    "@L": "E L",
+    "3": "E R",
+    "3:": "E R",
+    "A@": "A R",
+    "O@": "A R",
+    "e@": "E R",
+    "i@": "I R",
+    "i@3": "I R",
+    "U@": "U R",
+    "aI@": "AY R",
+    "o@": "A R",
+    "I#": "E",
+    "a#": "E",
+    "@": "E",
+    "V": "E",
+    "I2": "E",
+    "I": "E",
+    "E": "E",
+    "e": "E",
+    "i": "I",
+    "i:": "I",
+    "a": "A",
+    "aa": "A",
+    "A:": "A",
+    "A": "A",
+    "0": "A",
+    "O": "A",
+    "O:": "A",
+    "O2": "A",
+    "U": "U",
+    "u:": "U",
+    "u": "U",
+    "oU": "O",
+    "eI": "EY",
+    "aI": "AY",
+    "OI": "OY",
+    "aU": "AW",
+}
+"""espeak-ng's phones, vowels that are easily taken for each other as one."""
+COARSE_VOWELS = {
+    "AA": "A",
+    "AO": "A",
+    "AE": "A",
+    "AH": "E",
+    "IH": "E",
+    "EH": "E",
+    "ER": "E R",
+    "IY": "I",
+    "UH": "U",
+    "UW": "U",
+    "OW": "O",
+}
+"""The same of the dictionary's."""
+
+
+def make_swuggy(folder: Path, seed: int) -> None:
+    """Words, and each with one phone changed so that no dictionary knows it; four voices.
+
+    Both are said from their phones, so nothing but that phone tells them apart. The voices are
+    among those that the demo keeps for its test.
+
+    Raises:
+        PluginError: espeak-ng or pocketsphinx, whose dictionary is used, is not installed.
+    """
+    if (folder / MANIFEST_NAME).is_file():
+        return
+    voices = split_voices(CorpusConfig(), seed)["test"][:NUM_VOICES]
+    spelled = {word: spell(word, Voice()) for word in WORDS}
+    known = known_words() | {coarse(phones) for phones in spelled.values()}
+    draw = random.Random(f"mini-swuggy {seed}")
+    restart()
+    with (
+        write_folder_aside(folder) as aside,
+        progress("mini-swuggy", len(WORDS) * len(voices), "pairs") as advance,
+    ):
+        pairs = []
+        for word, phones in spelled.items():
+            if not (possible := list(non_words(phones, known))):
+                advance(len(voices))
+                continue
+            changed = draw.choice(possible)
+            for voice in voices:
+                paths = []
+                for kind, said in (("word", phones), ("nonword", changed)):
+                    path = aside / f"{word}_{voice.speaker}_{kind}.flac"
+                    render(f"[[{' '.join(said)}]]", voice, None, path)
+                    paths.append(path)
+                positive, negative = paths
+                pairs.append(
+                    Pair(id=word, positive=positive, negative=negative, voice=voice.speaker)
+                )
+                advance()
+        write_pairs(aside, pairs)
+
+
+def known_words() -> set[str]:
+    """How every word of pocketsphinx's dictionary sounds, coarsely.
+
+    Raises:
+        PluginError: pocketsphinx is not installed.
+    """
+    try:
+        from pocketsphinx import get_model_path
+    except ImportError:
+        raise PluginError(
+            "mini-swuggy needs a dictionary: pip install 'speechlm[evaluate]'"
+        ) from None
+    lines = Path(get_model_path("en-us/cmudict-en-us.dict")).read_text(encoding="utf-8")
+    return {
+        " ".join(COARSE_VOWELS.get(phone, phone) for phone in line.split()[1:])
+        for line in lines.splitlines()
+    }
+
+
+def non_words(phones: list[str], known: set[str]) -> Iterator[list[str]]:
+    """Every way to change one phone into a like one that makes no word."""
+    for place, phone in enumerate(phones):
+        stress, bare = re.fullmatch(r"([',%=_]*)(.*)", phone, re.DOTALL).groups()  # type: ignore[union-attr]
+        for alike in ALIKE:
+            for other in alike:
+                if bare in alike and other != bare:
+                    changed = [*phones[:place], stress + other, *phones[place + 1 :]]
+                    if coarse(changed) not in known:
+                        yield changed
+
+
+def coarse(phones: list[str]) -> str:
+    """espeak-ng's phones as :func:`known_words` has them."""
+    bare = (re.sub(r"[',%=_|;]", "", phone) for phone in phones)
+    sounds = " ".join(COARSE.get(phone, phone.upper()) for phone in bare if phone)
+    return sounds.replace("R R", "R")
+
+
+MAKERS: Mapping[str, Callable[[Path, int], None]] = {"mini-swuggy": make_swuggy}
+"""What makes the data of each in a folder, by a seed."""
