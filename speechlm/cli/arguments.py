@@ -57,6 +57,7 @@ def add_run(
         help=(
             "the run: a YAML file holding what differs from the defaults below, and single "
             "values (train.max_steps=100)"
+            + ("; with --suite the model, a bundle's folder" if takes_models else "")
             + (
                 "; any other word is the corpus: a folder of audio, JSON lines or a lhotse "
                 "CutSet, short for corpus.path=..."
