@@ -108,6 +108,15 @@ def version(distribution: str) -> str | None:
         return None
 
 
+def versions() -> dict[str, str]:
+    """The versions of speechlm and of the packages that it builds on, as far as they are there."""
+    found = {name: version(name) for name in PACKAGES}
+    return {
+        "speechlm": __version__,
+        **{name: known for name, known in found.items() if known is not None},
+    }
+
+
 def cpu_name() -> str:
     """The processor as its maker calls it."""
     for line in _lines(Path("/proc/cpuinfo")):

@@ -145,8 +145,8 @@ def part_words(
 
     ``unit-vocos`` has one of its own for the demo, of fewer steps.
     """
-    short_enough = name == load_config(preset(DEMO_VOCODER)).vocoder.name
-    path = preset(DEMO_VOCODER if short_enough else name)
+    is_demos = name == load_config(preset(DEMO_VOCODER)).vocoder.name
+    path = preset(DEMO_VOCODER if is_demos else name)
     words = [str(path), f"output={config.output}", f"corpus.path={config.corpus_path}"]
     if part == "vocoder":
         words.append(f"tokenizer.path={config.tokenizer_path}")

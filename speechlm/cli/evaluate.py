@@ -67,6 +67,7 @@ def run(args: Namespace) -> None:
 
 
 def _run_suites(args: Namespace) -> None:
+    from speechlm.evaluation.tasks.job import System
     from speechlm.evaluation.tasks.results import RESULTS_NAME, table
     from speechlm.evaluation.tasks.suite import parse_suite, run_suites
 
@@ -76,7 +77,7 @@ def _run_suites(args: Namespace) -> None:
         )
     output = args.output or Path("evaluated")
     suites = [parse_suite(text) for text in args.suite]
-    rows = run_suites(args.models[0], suites, output, args.config.seed)
+    rows = run_suites(System(args.models[0]), suites, output, args.config.seed)
     print("\n".join(table(rows)))
     print(output / RESULTS_NAME)
     if failed := [row for row in rows if row.error]:

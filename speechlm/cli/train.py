@@ -55,14 +55,15 @@ def run(args: Namespace) -> None:
         is_tokenizer = args.config.train.part == "tokenizer"
         print(args.config.tokenizer_path if is_tokenizer else args.config.vocoder_path)
         return
-    from speechlm.bundle import assemble, choose_vocoder
+    from speechlm.bundle import answering_voice, assemble, choose_vocoder
     from speechlm.parts import CONFIG_NAME
     from speechlm.plugins import load_tokenizer
     from speechlm.training.train import train
 
     # What the bundle will lack is told before hours of training, not after.
     if (args.config.tokenizer_path / CONFIG_NAME).is_file():
-        choose_vocoder(args.config, load_tokenizer(args.config.tokenizer_path))
+        vocoder = choose_vocoder(args.config, load_tokenizer(args.config.tokenizer_path))
+        answering_voice(args.config, vocoder)
     train(args.config)
     if os.environ.get("RANK", "0") == "0":  # under torchrun one process puts it together
         assemble(args.config)

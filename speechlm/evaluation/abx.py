@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from speechlm.errors import CorpusError
-from speechlm.evaluation.intervals import bootstrap_interval
+from speechlm.evaluation.intervals import mean_interval
 from speechlm.progress import progress
 
 Distance = Literal["angular", "euclidean", "kl-symmetric", "identical"]
@@ -233,9 +233,7 @@ def measure_abx(
     near = _warp_all(stretches, cells, distance)
     errors = [(cell, _error(cell, near)) for cell in cells]
     by_pair = _collapse(errors)
-    low, high = bootstrap_interval(
-        [[100 * error, 1.0] for error in by_pair], lambda sums: sums[:, 0] / sums[:, 1], seed=seed
-    )
+    low, high = mean_interval([100 * error for error in by_pair], seed=seed)
     return ABXError(
         value=100 * sum(by_pair) / len(by_pair),
         ci95=(low, high),

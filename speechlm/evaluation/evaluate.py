@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechlm import __version__, doctor
+from speechlm import doctor
 from speechlm.bundle import SpeechLM
 from speechlm.config import RunConfig
 from speechlm.data.corpus import Recording, open_corpus
@@ -172,7 +172,7 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
     }
     report["real_time_factor"] = clock.real_time_factors()
     report["model"] = _describe(model)
-    report["versions"] = {"speechlm": __version__, **_versions()}
+    report["versions"] = doctor.versions()
     report["machine"] = {"cpu": doctor.cpu_name(), "cores": doctor.usable_cores()}
     write_report(config, report, examples)
     write_json(config.output / "report.json", report)
@@ -394,11 +394,6 @@ def _describe(model: SpeechLM) -> dict[str, Any]:
         "sample_rate": model.sample_rate,
         "threads": torch.get_num_threads(),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {name: doctor.version(name) for name in doctor.PACKAGES}
-    return {name: version for name, version in found.items() if version is not None}
 
 
 def _print(report: Mapping[str, Any]) -> None:

@@ -36,6 +36,16 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return low, high
 
 
+def ratio_interval(rows: Sequence[Sequence[float]], *, seed: int) -> tuple[float, float]:
+    """The bootstrap interval of what the first column adds up to by what the second does."""
+    return bootstrap_interval(rows, lambda sums: sums[:, 0] / sums[:, 1], seed=seed)
+
+
+def mean_interval(values: Sequence[float], *, seed: int) -> tuple[float, float]:
+    """The bootstrap interval of a mean."""
+    return ratio_interval([(value, 1.0) for value in values], seed=seed)
+
+
 def bootstrap_interval(
     values: Sequence[Sequence[float]],
     statistic: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],

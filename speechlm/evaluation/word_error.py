@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from speechlm.errors import InputError
-from speechlm.evaluation.intervals import bootstrap_interval
+from speechlm.evaluation.intervals import bootstrap_interval, ratio_interval
 from speechlm.evaluation.judge import GrammarJudge, unknown_words
 
 DITHER_DB = -50.0
@@ -86,7 +86,7 @@ def _dithered(wave: Tensor) -> Tensor:
 def word_error(errors: Sequence[int], words: Sequence[int], seed: int) -> dict[str, Any]:
     """Errors by words, with a 95 % bootstrap interval over recordings."""
     rows = list(zip(errors, words, strict=True))
-    low, high = bootstrap_interval(rows, lambda sums: sums[:, 0] / sums[:, 1], seed=seed)
+    low, high = ratio_interval(rows, seed=seed)
     value = sum(errors) / sum(words)
     return {"word_error": value, "low": low, "high": high, "n": len(rows), "words": sum(words)}
 

@@ -7,7 +7,6 @@ unpickled but tensors.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -21,8 +20,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from speechlm.errors import CheckpointError, ConfigError
+from speechlm.errors import CheckpointError
 from speechlm.files import read_json
+from speechlm_tokenizers.downloads import check_sha256
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -114,7 +114,7 @@ def read_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected the weights of a codec")
     if sha256 is not None:
-        _check_sha256(path, sha256)
+        check_sha256(path, sha256, "tokenizer.options.sha256")
     try:
         if path.suffix == ".safetensors":
             tensors: Any = load_file(path)
@@ -236,16 +236,3 @@ def fill(model: Model, tensors: Mapping[str, Tensor], source: object) -> Model:
 
 def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _check_sha256(path: Path, expected: str) -> None:
-    expected = expected.lower()
-    if not re.fullmatch(r"[0-9a-f]{8,64}", expected):
-        raise ConfigError(f"sha256: expected 8 to 64 hexadecimal digits, got {expected!r}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(expected):
-        raise CheckpointError(
-            f"{path} has the SHA-256 {found[: max(16, len(expected))]}, expected {expected}: it is "
-            "another file or was changed; download it again"
-        )

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 from speechlm.errors import CheckpointError, ConfigError
+from speechlm.files import sha256_of
 
 
 def is_address(source: str) -> bool:
@@ -58,8 +59,7 @@ def check_sha256(path: Path, expected: str, name: str) -> None:
     expected = expected.lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", expected):
         raise ConfigError(f"{name}: expected 8 to 64 hexadecimal digits, got {expected!r}")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if not found.startswith(expected):
         raise CheckpointError(
             f"{path} has the SHA-256 {found[: max(16, len(expected))]}, expected {expected} "

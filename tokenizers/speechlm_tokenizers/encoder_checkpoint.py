@@ -5,7 +5,6 @@ Only the tensors that are asked for are read, so that half of a large model cost
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -17,9 +16,11 @@ from torch import Tensor
 
 from speechlm.errors import CheckpointError, ConfigError
 from speechlm.files import read_json
+from speechlm_tokenizers.downloads import check_sha256
 
 CONFIG_NAME = "config.json"
 WEIGHTS_PATTERN = "model*.safetensors"
+OPTION = "tokenizer.options.sha256"
 
 
 def open_folder(model: str, example: str) -> Path:
@@ -86,7 +87,12 @@ def read_tensors(
     """
     paths = sorted(folder.glob(WEIGHTS_PATTERN))
     if sha256 is not None:
-        _check_sha256(paths, sha256)
+        if len(paths) != 1:
+            raise ConfigError(
+                f"{OPTION} names one file, but there are {len(paths)}: "
+                f"{', '.join(path.name for path in paths)}"
+            )
+        check_sha256(paths[0], sha256, OPTION)
     found: dict[str, Tensor] = {}
     for path in paths:
         try:
@@ -125,20 +131,3 @@ def _download(model: str) -> Path:
     if not (Path(downloaded) / CONFIG_NAME).is_file():
         raise CheckpointError(f"{model} on the hub holds no {CONFIG_NAME}: it is no encoder")
     return Path(downloaded)
-
-
-def _check_sha256(paths: list[Path], expected: str) -> None:
-    expected = expected.lower()
-    if not re.fullmatch(r"[0-9a-f]{8,64}", expected):
-        raise ConfigError(f"sha256: expected 8 to 64 hexadecimal digits, got {expected!r}")
-    if len(paths) != 1:
-        raise ConfigError(
-            f"sha256 names one file, but there are {len(paths)}: {', '.join(p.name for p in paths)}"
-        )
-    with paths[0].open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(expected):
-        raise CheckpointError(
-            f"{paths[0]} has the SHA-256 {found[: max(16, len(expected))]}, expected {expected}: "
-            "it is another file or was changed; download it again"
-        )

@@ -7,7 +7,6 @@ transformers' SeamlessM4T, whose languages become styles. Nothing is unpickled b
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -24,6 +23,7 @@ from speechlm.config import build
 from speechlm.errors import CheckpointError, ConfigError
 from speechlm.files import read_json
 from speechlm_tokenizers.codec_loading import fold_weight_norm
+from speechlm_tokenizers.downloads import check_sha256
 from speechlm_vocoders.hifigan_model import HiFiGANConfig
 
 REQUIRED = (
@@ -244,13 +244,7 @@ def _read_generator(path: Path, sha256: str | None) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected the weights of a unit HiFi-GAN")
     if sha256 is not None:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256.lower():
-            raise CheckpointError(
-                f"{path} has the SHA-256 {found}, expected {sha256.lower()}: it is another file "
-                "or was changed; download it again"
-            )
+        check_sha256(path, sha256, "vocoder.options.sha256")
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

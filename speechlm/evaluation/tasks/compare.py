@@ -2,21 +2,22 @@
 
 Both have met the same items, so items are compared one by one: what is hard for all does not
 blur the difference. The interval is a bootstrap over items; the p-value says how often a
-difference as large comes about where signs are drawn at random.
+difference as large comes about where a draw decides which item is whose.
 """
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from speechlm.errors import CheckpointError, InputError
 from speechlm.evaluation.intervals import bootstrap_interval
+from speechlm.evaluation.tasks.items import Item, numbers
+from speechlm.evaluation.tasks.journal import SCORES_FOLDER, read_items
 from speechlm.evaluation.tasks.results import Result, read_results
 
 NUM_DRAWS = 10_000
@@ -63,43 +64,43 @@ def _totals(rows: Sequence[Result]) -> dict[str, Result]:
 
 
 def _difference(name: str, row: Result, first: Path, other: Path, seed: int) -> Difference:
-    items = [_credits(folder, row.metric, row.variant) for folder in (first, other)]
-    if list(items[0]) != list(items[1]):
+    mine, theirs = (_numbers(folder, row.metric, row.variant) for folder in (first, other))
+    if set(mine) != set(theirs):
         raise CheckpointError(f"{first} and {other} hold other items of {row.metric}")
-    differences = np.array([100 * (items[1][item] - items[0][item]) for item in items[0]])
-    low, high = bootstrap_interval(
-        [[value, 1.0] for value in differences], lambda sums: sums[:, 0] / sums[:, 1], seed=seed
-    )
+    # Sum and count of each item by either: [N, 4].
+    rows = np.array([(*mine[item], *theirs[item]) for item in mine])
+    low, high = bootstrap_interval(rows.tolist(), _ratio_difference, seed=seed)
+    observed = _ratio_difference(rows.sum(axis=0)[None])[0]
     draw = np.random.default_rng(seed)
-    observed = abs(differences.mean())
     beyond = 0
     for _ in range(NUM_DRAWS // 100):
-        signs = draw.choice([-1.0, 1.0], size=(100, len(differences)))
-        beyond += int((abs((signs * differences).mean(axis=1)) >= observed - 1e-12).sum())
+        # Were both alike, an item's numbers could as well be the other's.
+        exchange = draw.random((100, len(rows), 1)) < 0.5
+        drawn = np.where(exchange, rows[:, [2, 3, 0, 1]], rows)
+        found = _ratio_difference(drawn.sum(axis=1))
+        beyond += int((abs(found) >= abs(observed) - 1e-12).sum())
     return Difference(
         name=name,
         first=first,
         other=other,
-        value=float(differences.mean()),
+        value=float(observed),
         ci95=(low, high),
         p=(beyond + 1) / (NUM_DRAWS + 1),
-        n=len(differences),
+        n=len(rows),
     )
 
 
-def _credits(folder: Path, metric: str, variant: str) -> dict[str, float]:
-    """Each item's mean over its pairs, 0 to 1."""
-    path = folder / "scores" / f"{metric}.jsonl"
+def _ratio_difference(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    difference: npt.NDArray[np.float64] = sums[:, 2] / sums[:, 3] - sums[:, 0] / sums[:, 1]
+    return difference
+
+
+def _numbers(folder: Path, metric: str, variant: str) -> dict[str, tuple[float, float]]:
+    path = folder / SCORES_FOLDER / f"{metric}.jsonl"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: run 'speechlm evaluate' anew into {folder}")
-    items: dict[str, list[float]] = defaultdict(list)
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
-        row = json.loads(line)
-        if not row["error"]:
-            positive, negative = row["scores"][variant]
-            credit = 0.5 if positive == negative else float(positive > negative)
-            items[row["item"]].append(credit)
-    return {item: sum(credits) / len(credits) for item, credits in items.items()}
+    items = [Item.from_dict(row) for row in read_items(path)]
+    return numbers([item for item in items if not item.error], variant)
 
 
 def comparison_table(differences: Sequence[Difference]) -> list[str]:

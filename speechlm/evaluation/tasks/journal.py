@@ -7,6 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+SCORES_FOLDER = "scores"
+"""Where a run keeps its journals, one a benchmark."""
+
+
+def read_items(path: Path) -> list[dict[str, Any]]:
+    """The items of a journal; a last line that was cut off is none."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[1:-1]]
+
 
 class Journal:
     """A file of JSON lines about one thing: what it is about, then a line an item, in order."""
@@ -20,27 +28,20 @@ class Journal:
         """
         self.path = path
         self.items: list[dict[str, Any]] = []
-        head = json.dumps(dict(about), sort_keys=True)
-        good = 0
-        if path.is_file():
-            lines = path.read_bytes().split(b"\n")
-            # What comes after the last end of a line was cut off.
-            if lines[0].decode(errors="replace") == head and len(lines) > 1:
-                good = len(lines[0]) + 1
-                for line in lines[1:-1]:
-                    self.items.append(json.loads(line))
-                    good += len(line) + 1
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("r+b" if good else "wb") as file:
-            file.truncate(good)
-            if not good:
-                file.write(head.encode() + b"\n")
+        head = json.dumps(dict(about), sort_keys=True).encode() + b"\n"
+        if path.is_file() and path.read_bytes().startswith(head):
+            self.items = read_items(path)
+            with path.open("r+b") as file:
+                file.truncate(path.read_bytes().rindex(b"\n") + 1)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(head)
 
     def extend(self, items: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Write items as they come, and hand them on."""
         with self.path.open("a", encoding="utf-8") as file:
             for item in items:
-                file.write(json.dumps(item, sort_keys=True) + "\n")
+                file.write(json.dumps(item, ensure_ascii=False) + "\n")
                 file.flush()
                 self.items.append(item)
                 yield item

@@ -23,16 +23,14 @@ Sources:
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from speechlm.audio import load_audio
 from speechlm.bundle import SpeechLM
 from speechlm.errors import InputError, SpeechLMError
-from speechlm.evaluation.intervals import bootstrap_interval, wilson_interval
+from speechlm.evaluation.tasks.items import Item
 from speechlm.evaluation.tasks.pairs import Pair
 from speechlm.model.likelihood import Likelihood, score_recordings, score_span
 from speechlm.units import Units
@@ -43,31 +41,11 @@ BANDS = ((1, 5), (6, 20), (21, 100))
 """Of ZeroSpeech 2021: how often a word comes in the training data; ``oov`` and more beside."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
-    """Both likelihoods of a pair by variant, or why there are none."""
+def score_pairs(model: SpeechLM, pairs: Sequence[Pair]) -> Iterator[Item]:
+    """Score pairs in order; one that cannot be is told, not left out.
 
-    pair: Pair
-    scores: Mapping[str, tuple[float, float]]
-    error: str = ""
-
-    def credit(self, variant: str) -> float:
-        """1, a half or 0."""
-        positive, negative = self.scores[variant]
-        return 0.5 if positive == negative else float(positive > negative)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
-    """A share in percent with its 95 % interval, of ``n`` items."""
-
-    value: float
-    ci95: tuple[float, float]
-    n: int
-
-
-def score_pairs(model: SpeechLM, pairs: Sequence[Pair]) -> Iterator[Scored]:
-    """Score pairs in order; one that cannot be is told, not left out."""
+    An item's ``note`` holds both log-likelihoods of each variant.
+    """
     for first in range(0, len(pairs), PAIRS_AT_ONCE):
         portion = pairs[first : first + PAIRS_AT_ONCE]
         heard: list[tuple[Pair, list[Units]]] = []
@@ -80,7 +58,7 @@ def score_pairs(model: SpeechLM, pairs: Sequence[Pair]) -> Iterator[Scored]:
         scored = iter(_score_units(model, heard))
         for index, pair in enumerate(portion):
             if index in failed:
-                yield Scored(pair=pair, scores={}, error=failed[index])
+                yield make_item(pair, {}, failed[index])
             else:
                 yield next(scored)
 
@@ -90,20 +68,51 @@ def _units(model: SpeechLM, pair: Pair) -> list[Units]:
     return [model.encode(load_audio(path, rate), rate) for path in (pair.positive, pair.negative)]
 
 
-def _score_units(model: SpeechLM, heard: Sequence[tuple[Pair, list[Units]]]) -> list[Scored]:
+def _score_units(model: SpeechLM, heard: Sequence[tuple[Pair, list[Units]]]) -> list[Item]:
     if not heard:
         return []
     try:
         found = score_recordings(model.lm, [units for _, both in heard for units in both])
     except InputError as error:
         if len(heard) == 1:
-            return [Scored(pair=heard[0][0], scores={}, error=str(error))]
+            return [make_item(heard[0][0], {}, str(error))]
         half = len(heard) // 2
         return _score_units(model, heard[:half]) + _score_units(model, heard[half:])
     return [
-        Scored(pair=pair, scores=_variants(model, both, found[2 * index : 2 * index + 2]))
+        make_item(pair, _variants(model, both, found[2 * index : 2 * index + 2]))
         for index, (pair, both) in enumerate(heard)
     ]
+
+
+def make_item(pair: Pair, scores: Mapping[str, tuple[float, float]], error: str = "") -> Item:
+    credits = {
+        name: 50.0 if pos == neg else 100.0 * (pos > neg) for name, (pos, neg) in scores.items()
+    }
+    return Item(
+        # Words in several voices, sentences of a kind that are numbered anew in each kind.
+        id="/".join(part for part in (pair.type, pair.subtype, pair.id) if part),
+        figures={name: (credit, 1.0) for name, credit in credits.items()},
+        subsets=_subsets(pair),
+        note={
+            "positive": str(pair.positive),
+            "negative": str(pair.negative),
+            "voice": pair.voice,
+            "scores": dict(scores),
+        },
+        error=error,
+    )
+
+
+def _subsets(pair: Pair) -> tuple[str, ...]:
+    """By type, and by how frequent a word is."""
+    found = []
+    if pair.type:
+        found.append(f"type={pair.type}")
+    if pair.frequency:
+        found.append(f"frequency={band(pair.frequency)}")
+        if band(pair.frequency) != "oov":
+            found.append("in-vocabulary")
+    return tuple(found)
 
 
 def _variants(
@@ -152,45 +161,6 @@ def differing(first: Tensor, second: Tensor) -> tuple[tuple[int, int], tuple[int
         elif before:
             before -= 1
     return (before, first.shape[1] - after), (before, second.shape[1] - after)
-
-
-def figure(scored: Sequence[Scored], variant: str, seed: int) -> Figure:
-    """The mean over items, of each the mean over its pairs; at least one pair.
-
-    The interval is Wilson's where each item is right or wrong, else a bootstrap over items.
-    """
-    items: dict[str, list[float]] = defaultdict(list)
-    for one in scored:
-        items[item_name(one.pair)].append(one.credit(variant))
-    means = [sum(credits) / len(credits) for credits in items.values()]
-    value = sum(means) / len(means)
-    if set(means) <= {0.0, 1.0}:
-        low, high = wilson_interval(round(sum(means)), len(means))
-    else:
-        low, high = bootstrap_interval(
-            [[mean, 1.0] for mean in means], lambda sums: sums[:, 0] / sums[:, 1], seed=seed
-        )
-    return Figure(value=100 * value, ci95=(100 * low, 100 * high), n=len(means))
-
-
-def item_name(pair: Pair) -> str:
-    """What pairs share that count as one item."""
-    return "/".join(part for part in (pair.type, pair.subtype, pair.id) if part)
-
-
-def subsets(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
-    """Parts of the data by type and by how frequent words are, and all of it under ``""``."""
-    parts: dict[str, list[Scored]] = {"": list(scored)}
-    for one in scored:
-        if one.pair.type:
-            parts.setdefault(f"type={one.pair.type}", []).append(one)
-        if one.pair.frequency:
-            parts.setdefault(f"frequency={band(one.pair.frequency)}", []).append(one)
-            if band(one.pair.frequency) != "oov":
-                parts.setdefault("in-vocabulary", []).append(one)
-    if len([name for name in parts if name.startswith("type=")]) == 1:
-        parts = {name: part for name, part in parts.items() if not name.startswith("type=")}
-    return parts
 
 
 def band(frequency: str) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechlm.errors import CorpusError
-from speechlm.files import write_aside
+from speechlm.files import sha256_of, write_aside
 
 MANIFEST_NAME = "pairs.jsonl"
 KEYS = ("voice", "type", "subtype", "frequency")
@@ -164,7 +164,19 @@ def read_storycloze(folder: Path) -> list[Pair]:
         if kind in found[name]:
             raise CorpusError(f"{folder}: {found[name][kind]} and {path} are of one story")
         found[name][kind] = path
-    return _of_members(folder, found, "correct", "incorrect")
+    for name, members in found.items():
+        if missing := {"correct", "incorrect"} - set(members):
+            raise CorpusError(
+                f"{folder}: {name}_{missing.pop()}.wav is missing beside "
+                f"{next(iter(members.values())).name}"
+            )
+    return checked(
+        [
+            Pair(id=name, positive=members["correct"], negative=members["incorrect"])
+            for name, members in found.items()
+        ],
+        folder,
+    )
 
 
 def read_salmon(folder: Path) -> list[Pair]:
@@ -207,27 +219,8 @@ def data_sha256(pairs: Sequence[Pair]) -> str:
     for pair in pairs:
         digest.update(json.dumps([pair.id, *(getattr(pair, key) for key in KEYS)]).encode())
         for path in (pair.positive, pair.negative):
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(sha256_of(path).encode())
     return digest.hexdigest()
-
-
-def _of_members(
-    folder: Path, found: Mapping[str, Mapping[str, Path]], right: str, wrong: str
-) -> list[Pair]:
-    for name, members in found.items():
-        if missing := {right, wrong} - set(members):
-            raise CorpusError(
-                f"{folder}: {name}_{missing.pop()}.wav is missing beside "
-                f"{next(iter(members.values())).name}"
-            )
-    return checked(
-        [
-            Pair(id=name, positive=members[right], negative=members[wrong])
-            for name, members in found.items()
-        ],
-        folder,
-    )
 
 
 def _named(pair: Pair) -> str:

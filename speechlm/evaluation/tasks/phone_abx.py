@@ -7,7 +7,9 @@ forgives a unit that sounds much like another.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -15,11 +17,30 @@ from torch import Tensor
 from speechlm.audio import load_audio
 from speechlm.errors import CorpusError
 from speechlm.evaluation.abx import ABXError, Distance, Item, Speakers, measure_abx, read_items
+from speechlm.evaluation.tasks.job import Job
+from speechlm.evaluation.tasks.results import Result
+from speechlm.files import sha256_of
 from speechlm.progress import progress
 from speechlm.protocols import AudioTokenizer
 
 SUFFIXES = (".wav", ".flac")
 SPEAKERS: tuple[Speakers, ...] = ("within", "across")
+
+
+def run_abx(job: Job) -> Iterator[Result]:
+    """Whether units tell phones apart; no language model is asked."""
+    tokenizer = job.system.tokenizer
+    for name, items in read_abx(job.given).items():
+        blank = job.row(data_sha256=items_sha256(job.given, name, items))
+        for variant, error in measure_units(tokenizer, job.given, items, job.seed):
+            yield replace(
+                blank,
+                variant=variant,
+                subset=name,
+                value=error.value,
+                ci95=error.ci95,
+                n=error.num_triples,
+            )
 
 
 def read_abx(folder: Path) -> dict[str, list[Item]]:
@@ -39,6 +60,15 @@ def read_abx(folder: Path) -> dict[str, list[Item]]:
                     f"{folder / name}.item: {file}.wav or {file}.flac is missing in {folder}"
                 )
     return found
+
+
+def items_sha256(folder: Path, name: str, items: list[Item]) -> str:
+    """Of an item file and of every byte of its recordings."""
+    paths = {recording(folder, item.file) for item in items}
+    digest = hashlib.sha256(sha256_of(folder / f"{name}.item").encode())
+    for path in sorted(path for path in paths if path is not None):
+        digest.update(sha256_of(path).encode())
+    return digest.hexdigest()
 
 
 def recording(folder: Path, file: str) -> Path | None:

@@ -20,10 +20,10 @@ class Subject:
 
     model: str
     """Fingerprint of the language model, or of the part that was measured."""
-    tokenizer: str
-    rate_hz: float
+    tokenizer: str = ""
+    rate_hz: float | None = None
     """Frames of units a second."""
-    dedup: bool
+    dedup: bool | None = None
     """Whether repeats of a unit were merged before the language model read them."""
     versions: Mapping[str, str] = field(default_factory=dict)
 
