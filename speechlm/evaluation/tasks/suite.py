@@ -8,8 +8,9 @@ as long as data, model and seed are the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from speechlm.errors import InputError, SpeechLMError
@@ -30,6 +31,7 @@ from speechlm.evaluation.tasks.results import (
 from speechlm.files import write_folder_aside
 from speechlm.progress import say
 
+MINI = "mini"
 MAKERS: Mapping[str, Callable[[Path, int], None]] = {
     "mini-swuggy": make_swuggy,
     "mini-sblimp": make_sblimp,
@@ -61,6 +63,17 @@ class Suite:
     data: Path | None = None
 
 
+def parse_suites(texts: Iterable[str]) -> list[Suite]:
+    """Read what comes after ``--suite``; ``mini`` is all that make their data on the spot.
+
+    Raises:
+        InputError: As :func:`parse_suite` does.
+    """
+    mini = [name for name, one in BENCHMARKS.items() if one.makes_data]
+    each = (mini if text == MINI else [text] for text in texts)
+    return [parse_suite(name) for name in dict.fromkeys(chain.from_iterable(each))]
+
+
 def parse_suite(text: str) -> Suite:
     """Read ``NAME=FOLDER``, or the ``NAME`` of one that makes its data on the spot.
 
@@ -73,7 +86,7 @@ def parse_suite(text: str) -> Suite:
         makes = ", ".join(name for name, one in BENCHMARKS.items() if one.makes_data)
         raise InputError(
             f"--suite {text}: expected NAME=FOLDER with a name of {takes}; or one made on the "
-            f"spot: {makes}"
+            f"spot: {makes}; '{MINI}' is all of these"
         )
     if not given and not BENCHMARKS[name].makes_data:
         raise InputError(f"--suite {name}: expected {name}=FOLDER, the folder of its data")
