@@ -157,7 +157,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "pairs": Benchmark(run_pairs, "pairs of one's own, in a pairs.jsonl"),
     "abx": Benchmark(run_abx, "do units tell phones apart"),
     "mini-swuggy": Benchmark(run_mini_pairs, "words and non-words", makes_data=True),
-    "mini-sblimp": Benchmark(run_mini_pairs, "questions, grammatical and not", makes_data=True),
+    "mini-sblimp": Benchmark(run_mini_pairs, "sentences, grammatical and not", makes_data=True),
     "mini-prosaudit": Benchmark(run_mini_pairs, "pauses, natural and not", makes_data=True),
     "mini-tsc": Benchmark(run_mini_pairs, "questions and ends of any topic", makes_data=True),
     "mini-ssc": Benchmark(run_mini_pairs, "questions and ends of their topic", makes_data=True),

@@ -15,6 +15,7 @@ from speechlm.data.questions import Question
 from speechlm.evaluation.tasks.mini import sentences, sound, stories, words
 from speechlm.evaluation.tasks.pairs import READERS, data_sha256
 from speechlm.evaluation.tasks.results import read_results
+from speechlm.evaluation.tasks.suite import MAKERS
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("pocketsphinx")
@@ -51,23 +52,24 @@ def test_non_words_differ_in_one_phone_and_are_in_no_dictionary(
 
 def test_rules_are_broken_by_longer_and_by_shorter_sentences() -> None:
     kinds: dict[str, list[int]] = {}
-    for one in sentences.minimal_pairs():
+    for one in sentences.minimal_pairs(1):
         assert one.right != one.wrong
         kinds.setdefault(one.kind, []).append(len(one.wrong) - len(one.right))
     assert set(kinds) == {"agreement", "determiner", "order"}
-    for kind, grown in kinds.items():
-        assert sum(length > 0 for length in grown) == sum(length < 0 for length in grown), kind
-    ids = [(one.kind, one.id) for one in sentences.minimal_pairs()]
+    for kind in ("agreement", "determiner"):
+        grown = kinds[kind]
+        assert sum(length > 0 for length in grown) == sum(length < 0 for length in grown)
+    ids = [(one.kind, one.id) for one in sentences.minimal_pairs(1)]
     assert len(set(ids)) == len(ids)
 
 
 def test_sentences_are_said_in_each_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    some = [one for one in sentences.minimal_pairs() if one.id.endswith("-Monday")]
-    monkeypatch.setattr(sentences, "minimal_pairs", lambda: iter(some))
+    monkeypatch.setattr(sentences, "NUM_RULES", 2)
     sentences.make_sblimp(tmp_path, 1)
     pairs = READERS["sblimp"](tmp_path)
-    assert len(pairs) == len(some) * sentences.NUM_VOICES
-    assert {pair.type for pair in pairs} == {"agreement"}
+    assert Counter(pair.type for pair in pairs) == {
+        kind: 2 * sentences.NUM_VOICES for kind in ("agreement", "determiner", "order")
+    }
 
 
 def test_pauses_are_put_in_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +127,23 @@ def test_sound_changes_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         if pair.type != "background":  # that one is brought to one peak
             assert torch.equal(right[:third], wrong[:third])
         assert not torch.equal(right[-third:], wrong[-third:])
+
+
+def test_an_untrained_lm_does_no_better_than_chance(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(words, "WORDS", words.WORDS[::3])
+    monkeypatch.setattr(words, "NUM_VOICES", 1)
+    monkeypatch.setattr(sentences, "NUM_VOICES", 1)
+    monkeypatch.setattr(sentences, "NUM_AUDITED", 16)
+    monkeypatch.setattr(sentences, "NUM_RULES", 12)
+    monkeypatch.setattr(sound, "NUM_PAIRS", 6)
+    every = stories.questions()[::4]
+    monkeypatch.setattr(stories, "questions", lambda: every)
+    suites = [word for name in MAKERS for word in ("--suite", name)]
+    assert main(["evaluate", str(bundle_folder), *suites, "-o", str(tmp_path)]) == 0
+    found = [row for row in read_results(tmp_path) if not row.subset]
+    assert {row.metric for row in found} == set(MAKERS)
+    for row in found:
+        assert row.ci95 is not None
+        assert row.ci95[0] <= 50 <= row.ci95[1], row.name

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from speechlm.data.questions import DAYS, EXAMPLES, MONTHS, NUMBERS, OPPOSITES
+from speechlm.data.questions import DAYS, EXAMPLES, NUMBERS
 from speechlm.data.rendering import SAMPLE_RATE
 from speechlm.evaluation.tasks.mini.speaking import (
     Line,
@@ -21,6 +21,12 @@ from speechlm.evaluation.tasks.mini.speaking import (
 )
 
 NUM_VOICES = 2
+NUM_RULES = 30
+"""Sentences of each kind of rule."""
+THINGS = ("boat", "candle", "dog", "eagle", "garden", "hat", "island", "lemon", "pencil", "river")
+VERBS = ("fall", "stand", "move", "wait", "turn")
+PLACES = ("near", "behind", "beside", "above")
+SEEN = ("We saw", "They lost", "You found", "I counted")
 PAUSE_S = 0.4
 """Of a pause that is put in, as in ProsAudit."""
 NUM_AUDITED = 40
@@ -36,40 +42,48 @@ class Minimal(NamedTuple):
     wrong: str
 
 
-def minimal_pairs() -> Iterator[Minimal]:
-    """Agreement of subject and verb, of article and noun, and the order of words.
+def minimal_pairs(seed: int) -> Iterator[Minimal]:
+    """Agreement of verb with subject, of article with noun, and the order of words.
 
-    A rule is broken as often by what makes a sentence longer as by what makes it shorter, which
-    alone decides a sum of log-probabilities.
+    A rule is broken as often by what makes a sentence longer as by what makes it shorter, and
+    each time in another sentence: its length alone must not decide.
     """
-    for word in (*NUMBERS[:12], *DAYS):
-        right, wrong = f"What comes after {word}?", f"What come after {word}?"
-        yield Minimal("agreement", f"one-{word}", right, wrong)
-        right, wrong = f"Which days come after {word}?", f"Which days comes after {word}?"
-        yield Minimal("agreement", f"many-{word}", right, wrong)
-    for month in MONTHS:
-        right, wrong = f"What is this month before {month}?", f"What is these month before {month}?"
-        yield Minimal("determiner", f"this-{month}", right, wrong)
-        right, wrong = f"What are these days in {month}?", f"What are this days in {month}?"
-        yield Minimal("determiner", f"these-{month}", right, wrong)
-    for word in OPPOSITES:
-        right, wrong = f"What is the opposite of {word}?", f"What is opposite the of {word}?"
-        yield Minimal("order", f"opposite-{word}", right, wrong)
-    for word in NUMBERS[1:19]:
-        right = f"What is the next number after {word}?"
-        yield Minimal("order", f"number-{word}", right, f"What is next the number after {word}?")
+    draw = random.Random(f"mini-sblimp {seed}")
+    for number in range(NUM_RULES):
+        noun, other = draw.sample(THINGS, 2)
+        verb, place, seen = (draw.choice(words) for words in (VERBS, PLACES, SEEN))
+        many = number % 2
+        subject, right, wrong = (f"{noun}s", verb, f"{verb}s") if many else (noun, f"{verb}s", verb)
+        yield Minimal(
+            "agreement",
+            str(number),
+            f"The {subject} {right} {place} the {other}.",
+            f"The {subject} {wrong} {place} the {other}.",
+        )
+        right, wrong = ("these", "this") if many else ("this", "these")
+        yield Minimal(
+            "determiner",
+            str(number),
+            f"{seen} {right} {subject} {place} the {other}.",
+            f"{seen} {wrong} {subject} {place} the {other}.",
+        )
+        words = f"{seen} the {subject} {place} the {other}".split()
+        swapped = draw.randrange(1, len(words) - 1)
+        mixed = [*words]
+        mixed[swapped : swapped + 2] = mixed[swapped : swapped + 2][::-1]
+        yield Minimal("order", str(number), f"{' '.join(words)}.", f"{' '.join(mixed)}.")
 
 
 def make_sblimp(folder: Path, seed: int) -> None:
     """Sentences and the same with a rule broken, in the voices of the demo's test."""
     rows: list[dict[str, object]] = []
     lines = []
-    for one in minimal_pairs():
+    for one in minimal_pairs(seed):
         for voice in held_out_voices(seed, NUM_VOICES):
             for correct, text in ((1, one.right), (0, one.wrong)):
                 rows.append(
                     {
-                        "filename": f"{one.id}_{voice.speaker}_{correct}",
+                        "filename": f"{one.kind}_{one.id}_{voice.speaker}_{correct}",
                         "id": one.id,
                         "type": one.kind,
                         "subtype": "",

@@ -16,10 +16,13 @@ from torch import Tensor
 from speechlm.config import CorpusConfig
 from speechlm.data.espeak import Voice, restart
 from speechlm.data.making import split_voices
+from speechlm.data.pool import one_thread
 from speechlm.data.rendering import SAMPLE_RATE, Spans, say
 from speechlm.doctor import usable_cores
 from speechlm.progress import progress
 
+WORTH_A_PROCESS = 150
+"""Lines for which starting a process, seconds of importing, is worth it."""
 BATCH = 32
 """Lines that one process speaks in one go, always from a fresh engine: so they sound the same
 whatever the number of processes."""
@@ -55,15 +58,17 @@ def speak_all(lines: Sequence[Line], what: str) -> list[Spoken]:
         PluginError: espeak-ng is not installed.
     """
     batches = [lines[start : start + BATCH] for start in range(0, len(lines), BATCH)]
-    num_workers = min(usable_cores(), len(batches))
+    num_workers = min(usable_cores(), 1 + len(lines) // WORTH_A_PROCESS)
     spoken: list[Spoken] = []
     with progress(f"making {what}", len(lines), "recordings") as advance:
         if num_workers < 2:
-            for batch in batches:
-                spoken += _speak(batch)
-                advance(len(batch))
+            with one_thread():
+                for batch in batches:
+                    spoken += _speak(batch)
+                    advance(len(batch))
             return spoken
-        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+        context = get_context("spawn")
+        with ProcessPoolExecutor(num_workers, context, torch.set_num_threads, (1,)) as pool:
             for batch, found in zip(batches, pool.map(_speak, batches), strict=True):
                 spoken += found
                 advance(len(batch))
@@ -93,6 +98,5 @@ def write_wave(path: Path, wave: Tensor) -> None:
 
 
 def _speak(lines: Sequence[Line]) -> list[Spoken]:
-    torch.set_num_threads(1)  # as many processes as cores
     restart()
     return [Spoken(*say(line.text, line.voice, line.room_seed)) for line in lines]
