@@ -1,8 +1,9 @@
 """How often the spoken answer to a spoken question is right.
 
 As Llama-Questions, Web-Questions and TriviaQA are asked in speech: a folder has
-``questions.jsonl``, a question a line, ``{"audio": …, "answers": [texts], "id": …}``. The reply is rendered, a recognizer writes down what it hears, and that is compared with each
-answer after both were made alike: small letters, no punctuation, no articles.
+``questions.jsonl``, a question a line, ``{"audio": …, "answers": [texts], "id": …}``. The reply is
+rendered, a recognizer writes down what it hears, and that is compared with each answer after both
+were made alike: small letters, no punctuation, no articles.
 
 ``exact-match``
     The reply is an answer and nothing else (SQuAD's and TriviaQA's rule).

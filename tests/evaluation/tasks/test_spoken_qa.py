@@ -34,7 +34,6 @@ from speechlm.evaluation.tasks.spoken_qa import (
     spoken_qa_rows,
 )
 
-
 BRIEF = SamplingConfig(max_units=20)
 """The bundle's untrained LM never ends by itself."""
 
