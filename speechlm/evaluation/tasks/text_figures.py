@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -143,29 +144,26 @@ def curve_figures(
         for variant in variants:
             yield variant, None, None, "no words were heard"
         return
-    resampled: list[npt.NDArray[np.float64]] = []
-
-    def figures(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        found: npt.NDArray[np.float64] = np.array([_curve(row) for row in sums])
-        return found
-
-    def keep(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        resampled.append(figures(sums))
-        return np.zeros(len(sums))
-
-    values = figures(np.sum(rows, axis=0)[None])[0]
-    bootstrap_interval(rows, keep, seed=seed)
-    for variant, value, drawn in zip(variants, values, resampled[0].T, strict=True):
+    values = _curves(np.sum(rows, axis=0)[None])[0]
+    for column, (variant, value) in enumerate(zip(variants, values, strict=True)):
         if np.isnan(value):
             yield variant, None, None, "the temperatures do not reach as far as recorded speech"
             continue
-        beyond = int(np.isnan(drawn).sum())
-        if beyond:
-            why = f"no interval: in {beyond} of {len(drawn)} draws the curve does not reach so far"
+        low, high = bootstrap_interval(rows, partial(_one_of_curves, column), seed=seed)
+        if np.isnan(low + high):
+            why = "no interval: with some draws of recordings the curve does not reach so far"
             yield variant, float(value), None, why
         else:
-            low, high = np.quantile(drawn, [0.025, 0.975])
-            yield variant, float(value), (float(low), float(high)), ""
+            yield variant, float(value), (low, high), ""
+
+
+def _one_of_curves(column: int, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return _curves(sums)[:, column]
+
+
+def _curves(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = np.array([_curve(row) for row in sums])
+    return found
 
 
 def _curve(sums: npt.NDArray[np.float64]) -> tuple[float, float, float]:
