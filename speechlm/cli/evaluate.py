@@ -46,6 +46,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         "tsc, salmon, prosaudit; abx (NAME.item beside recordings); or pairs, with a pairs.jsonl "
         "of one's own. mini-swuggy needs no data. May be repeated",
     )
+    parser.add_argument(
+        "--asr",
+        metavar="FOLDER",
+        help="folder or hub id of a Whisper to write speech down with, as "
+        "openai/whisper-large-v3-turbo (pocketsphinx)",
+    )
+    parser.add_argument(
+        "--text-lm",
+        metavar="FOLDER",
+        help="folder or hub id of a causal text LM for perplexities, as "
+        "meta-llama/Llama-3.2-1B (the trigrams of pocketsphinx)",
+    )
 
 
 def run(args: Namespace) -> None:
@@ -77,7 +89,14 @@ def _run_suites(args: Namespace) -> None:
         )
     output = args.output or Path("evaluated")
     suites = parse_suites(args.suite)
-    rows = run_suites(System(args.models[0]), suites, output, args.config.seed)
+    rows = run_suites(
+        System(args.models[0]),
+        suites,
+        output,
+        args.config.seed,
+        asr=args.asr,
+        text_lm=args.text_lm,
+    )
     print("\n".join(table(rows)))
     print(output / RESULTS_NAME)
     if failed := [row for row in rows if row.error]:

@@ -33,9 +33,7 @@ from speechlm.data.corpus import Recording, open_corpus
 from speechlm.errors import InputError
 from speechlm.evaluation.diversity import bleu
 from speechlm.evaluation.recognizer import (
-    Recognizer,
     SpeechRecognizer,
-    TrigramModel,
     WordModel,
 )
 from speechlm.evaluation.tasks.items import RIGHT, WRONG, Figure, Item
@@ -70,13 +68,13 @@ TEMPERATURES = (0.3, 0.5, 0.7, 0.9, 1.1, 1.3, 1.5)
 
 
 def run_continuation(job: Job) -> Iterator[Result]:
-    """Continuations at one temperature, by what comes with speechlm."""
-    yield from continuation_rows(job, Recognizer(), TrigramModel())
+    """Continuations at one temperature."""
+    yield from continuation_rows(job, job.recognizer(), job.word_model())
 
 
 def run_continuation_curve(job: Job) -> Iterator[Result]:
-    """Continuations at many temperatures, by what comes with speechlm."""
-    yield from curve_rows(job, Recognizer(), TrigramModel())
+    """Continuations at many temperatures."""
+    yield from curve_rows(job, job.recognizer(), job.word_model())
 
 
 def continuation_rows(

@@ -34,7 +34,7 @@ from speechlm.bundle import SpeechLM
 from speechlm.config import SamplingConfig
 from speechlm.data.jsonlines import read_rows
 from speechlm.errors import CorpusError, SpeechLMError
-from speechlm.evaluation.recognizer import Recognizer, SpeechRecognizer
+from speechlm.evaluation.recognizer import SpeechRecognizer
 from speechlm.evaluation.tasks.items import RIGHT, WRONG, Item
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.prompts import apart, portions, seed_of, transcribe
@@ -57,8 +57,8 @@ class SpokenQuestion:
 
 
 def run_spoken_qa(job: Job) -> Iterator[Result]:
-    """Answers to spoken questions, as what comes with speechlm hears them."""
-    yield from spoken_qa_rows(job, Recognizer())
+    """Answers to spoken questions."""
+    yield from spoken_qa_rows(job, job.recognizer())
 
 
 def spoken_qa_rows(

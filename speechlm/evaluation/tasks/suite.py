@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from speechlm.errors import InputError, SpeechLMError
+from speechlm.evaluation.tasks.generation import run_continuation, run_continuation_curve
 from speechlm.evaluation.tasks.job import Job, System
 from speechlm.evaluation.tasks.mini.sentences import make_prosaudit, make_sblimp
 from speechlm.evaluation.tasks.mini.sound import make_salmon
@@ -22,12 +23,14 @@ from speechlm.evaluation.tasks.mini.words import make_swuggy
 from speechlm.evaluation.tasks.pair_accuracy import score_pairs
 from speechlm.evaluation.tasks.pairs import READERS, STORY_WAYS, Pair, data_sha256
 from speechlm.evaluation.tasks.phone_abx import run_abx
+from speechlm.evaluation.tasks.prosody_continuation import run_prosody
 from speechlm.evaluation.tasks.results import (
     RESULTS_NAME,
     Result,
     read_results,
     write_results,
 )
+from speechlm.evaluation.tasks.spoken_qa import run_spoken_qa
 from speechlm.files import write_folder_aside
 from speechlm.progress import say
 
@@ -93,8 +96,24 @@ def parse_suite(text: str) -> Suite:
     return Suite(name=name, data=Path(folder) if given else None)
 
 
-def run_suites(system: System, suites: Sequence[Suite], output: Path, seed: int) -> list[Result]:
+def run_suites(
+    system: System,
+    suites: Sequence[Suite],
+    output: Path,
+    seed: int,
+    *,
+    asr: str | None = None,
+    text_lm: str | None = None,
+) -> list[Result]:
     """Run benchmarks one after another; one that fails gives a row that says so.
+
+    Args:
+        system: What is measured.
+        suites: What by.
+        output: The folder of the results.
+        seed: Of every draw.
+        asr: As :class:`Job` has it.
+        text_lm: The same.
 
     Returns:
         Their rows, which are also in ``output``, beside those of earlier runs there.
@@ -107,7 +126,15 @@ def run_suites(system: System, suites: Sequence[Suite], output: Path, seed: int)
     made: list[Result] = []
     for suite in suites:
         start = time.perf_counter()
-        job = Job(name=suite.name, system=system, data=suite.data, output=output, seed=seed)
+        job = Job(
+            name=suite.name,
+            system=system,
+            data=suite.data,
+            output=output,
+            seed=seed,
+            asr=asr,
+            text_lm=text_lm,
+        )
         rows: list[Result] = []
         try:
             rows.extend(BENCHMARKS[suite.name].run(job))
@@ -156,6 +183,10 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "prosaudit": Benchmark(run_pairs, "pauses where they are natural, and elsewhere"),
     "pairs": Benchmark(run_pairs, "pairs of one's own, in a pairs.jsonl"),
     "abx": Benchmark(run_abx, "do units tell phones apart"),
+    "continuation": Benchmark(run_continuation, "sense and variety of what is said next"),
+    "continuation-curve": Benchmark(run_continuation_curve, "the same over temperatures"),
+    "prosody": Benchmark(run_prosody, "length and pitch of continuations"),
+    "spoken-qa": Benchmark(run_spoken_qa, "are spoken questions answered rightly"),
     "mini-swuggy": Benchmark(run_mini_pairs, "words and non-words", makes_data=True),
     "mini-sblimp": Benchmark(run_mini_pairs, "sentences, grammatical and not", makes_data=True),
     "mini-prosaudit": Benchmark(run_mini_pairs, "pauses, natural and not", makes_data=True),
