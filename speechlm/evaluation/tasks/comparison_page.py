@@ -16,6 +16,7 @@ from speechlm.files import write_aside
 MOST_CHANGED = 8
 """Items each way that are shown of a figure."""
 NOTE_LENGTH = 160
+"""Characters of one value of an item's note; the whole may have twice as many."""
 
 
 def write_comparison(folders: Sequence[Path], output_html: Path, seed: int = 1) -> Path:
@@ -41,8 +42,8 @@ def write_comparison(folders: Sequence[Path], output_html: Path, seed: int = 1) 
         f"<header><h1>{escape(title)}</h1>{_legend(evaluated)}</header>",
         _warnings(evaluated),
         _failures(evaluated),
-        *_metrics(evaluated, found),
         section("What was compared", *_subjects(evaluated)),
+        *_metrics(evaluated, found),
         section("How sure is a difference?", _method(found)),
     ]
     with write_aside(output_html) as aside:
@@ -101,13 +102,15 @@ def _metric_names(evaluated: Mapping[str, Evaluated]) -> list[str]:
 
 def _versions(evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str, str]]:
     """Package, then letter, to the version that rows tell."""
-    packages: dict[str, dict[str, str]] = {}
-    for letter, each in evaluated.items():
-        for row in each.rows:
-            for package in row.subject.versions:
-                packages.setdefault(package, {})[letter] = row.subject.versions[package]
+    told = {
+        letter: [row.subject.versions for row in each.rows] for letter, each in evaluated.items()
+    }
+    packages = {package for rows in told.values() for versions in rows for package in versions}
     return {
-        package: {letter: packages[package].get(letter, "none") for letter in evaluated}
+        package: {
+            letter: " and ".join(dict.fromkeys(versions.get(package, "none") for versions in rows))
+            for letter, rows in told.items()
+        }
         for package in sorted(packages)
     }
 
@@ -184,10 +187,11 @@ def _variants(
         )
         axes = _widened(min(ends), max(ends)), _widened(-far, far)
         lines = [_figure(name, having, found[name], axes) for name, having in figures.items()]
+        ends_shown = _ends("values", axes[0]) + _ends("apart", axes[1])
         yield (
             f"<h3>{escape(variant or 'value')}</h3>"
             + "".join(lines)
-            + f'<div class="figures"><span></span>{_ends(axes[0])}{_ends(axes[1])}</div>'
+            + f'<div class="figures"><span></span>{ends_shown}</div>'
         )
 
 
@@ -196,10 +200,10 @@ def _widened(low: float, high: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _ends(axis: tuple[float, float]) -> str:
+def _ends(label: str, axis: tuple[float, float]) -> str:
     return (
-        '<div class="line"><span></span><div class="ends">'
-        f"<span>{axis[0]:.4g}</span><span>{axis[1]:.4g}</span></div></div>"
+        f'<div class="line"><span class="note">{label}</span><div class="ends">'
+        f"<span>{axis[0]:.3g}</span><span>{axis[1]:.3g}</span></div></div>"
     )
 
 
@@ -293,7 +297,7 @@ def _note(change: Change) -> str:
     for key in dict.fromkeys((*change.first_note, *change.other_note)):
         both = [_short(note.get(key)) for note in (change.first_note, change.other_note)]
         said.append(f"{key}: {' → '.join(dict.fromkeys(both))}")
-    return "; ".join(said)
+    return _cut("; ".join(said), 2 * NOTE_LENGTH)
 
 
 def _short(value: Any) -> str:
@@ -308,7 +312,11 @@ def _short(value: Any) -> str:
         text = ", ".join(f"{key} ({_short(each)})" for key, each in value.items())
     else:
         text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= NOTE_LENGTH else text[: NOTE_LENGTH - 1] + "…"
+    return _cut(text, NOTE_LENGTH)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _subjects(evaluated: Mapping[str, Evaluated]) -> Iterator[str]:
