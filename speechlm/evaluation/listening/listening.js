@@ -172,7 +172,7 @@ function start() {
         ? `${unheard} of ${players.length} still to be heard to the end`
         : answered() ? "" : sliders ? "Move every slider" : "Choose an answer";
     };
-    const titles = clips.length === 1 ? ["the recording"] : clips.length === 2 && !sliders
+    const titles = clips.length === 1 ? ["Recording"] : clips.length === 2 && !sliders
       ? ["First", "Second"] : clips.map((_, index) => `Recording ${index + 1}`);
     const players = clips.map((name, index) =>
       playerOf(name, titles[index], String.fromCharCode(97 + index), changed));

@@ -26,7 +26,7 @@ from speechlm.evaluation.listening.sounds import (
     same_loudness,
     say_checks,
 )
-from speechlm.evaluation.page import escape, page
+from speechlm.evaluation.page import page
 from speechlm.files import sha256_of, write_folder_aside, write_json
 
 FORMAT = "speechlm-listening/1"
@@ -258,7 +258,7 @@ def _page(shown: Mapping[str, Any]) -> str:
         f"form-action 'none'\">\n<style>\n{style}</style>\n"
     )
     body = (
-        f'<header><h1>Listening test</h1><p class="note">{escape(shown["question"])}</p></header>',
+        "<header><h1>Listening test</h1></header>",
         '<div id="stage"></div>',
         "<noscript><p>This test needs JavaScript; please allow it and reload.</p></noscript>",
         f'<script type="application/json" id="test">{data}</script>',
