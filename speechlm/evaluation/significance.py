@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -65,7 +64,10 @@ def sign_test(more: int, less: int) -> float:
         Arbuthnott 1710; Conover 1999, "Practical nonparametric statistics", 3.4.
     """
     trials = more + less
-    tail = sum(math.comb(trials, k) for k in range(min(more, less) + 1))
+    ways = tail = 1
+    for k in range(min(more, less)):
+        ways = ways * (trials - k) // (k + 1)
+        tail += ways
     return min(1.0, 2 * tail / (1 << trials))
 
 

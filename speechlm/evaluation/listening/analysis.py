@@ -28,6 +28,7 @@ from speechlm.files import write_json
 
 LISTENING_NAME = "listening.json"
 NUM_RESAMPLES = 2000
+FEW_LISTENERS = 8
 REFERENCE_SCORE, REFERENCE_SHARE = 90, 0.15
 """A listener who puts the hidden reference below 90 in more than 15 % of trials is left out."""
 
@@ -136,6 +137,11 @@ def crossed_interval(table: Table, *, seed: int) -> tuple[float, float]:
         Owen 2007, "The pigeonhole bootstrap", arXiv:0712.1111: no crossed bootstrap is exact,
         and this one errs on the side of a longer interval.
     """
+    low, high = np.quantile(_resampled_means(table, seed), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _resampled_means(table: Table, seed: int) -> Table:
     given = ~np.isnan(table)
     sums, counts = np.where(given, table, 0.0), given * 1.0
     draw = np.random.default_rng(seed)
@@ -146,8 +152,8 @@ def crossed_interval(table: Table, *, seed: int) -> tuple[float, float]:
     weights = ((people @ counts) * recordings).sum(axis=1)
     totals = ((people @ sums) * recordings).sum(axis=1)
     # Of a table with few answers a resample can hold none.
-    low, high = np.quantile(totals[weights > 0] / weights[weights > 0], [0.025, 0.975])
-    return float(low), float(high)
+    means: Table = totals[weights > 0] / weights[weights > 0]
+    return means
 
 
 def _differences(
@@ -182,14 +188,17 @@ def difference_p(table: Table, *, seed: int) -> float:
     """The p-value, of both sides, of a mean of differences over listeners and recordings.
 
     Were there none, all that one listener says could as well be the other way round, and so
-    could all that is said of one recording. Both are drawn; the larger p counts, so that neither
-    one listener nor one recording can make a difference alone.
+    could all that is said of one recording; both are drawn. That neither one listener nor one
+    recording makes a difference alone is not enough where both vary: a bootstrap of both says
+    how far the mean strays by itself. The largest of the three counts.
 
     Args:
         table: float64 [listeners, recordings] of differences; NaN where there is none.
         seed: Same seed, same value.
     """
-    found = []
+    mean = np.nanmean(table)
+    strays = abs(_resampled_means(table, seed) - mean) >= abs(mean) - 1e-12
+    found = [float(strays.sum() + 1) / (len(strays) + 1)]
     for axis in (1, 0):
         counts = (~np.isnan(table)).sum(axis=axis)
         # Signs alone are drawn: both sides have the same counts.
@@ -229,6 +238,8 @@ def _people(counted: Mapping[str, Any]) -> Iterator[str]:
     ):
         if counted[what]:
             yield f"left out, {said}: {', '.join(counted[what])}"
+    if counted["used"] < FEW_LISTENERS:
+        yield f"note: of fewer than {FEW_LISTENERS} listeners no interval says much of others"
     if counted["incomplete"]:
         yield f"{counted['incomplete']} of those used did not answer all"
     if counted["files_left_out"]:
