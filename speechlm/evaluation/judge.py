@@ -68,7 +68,7 @@ class GrammarJudge:
         Returns:
             The likeliest answer, or ``""`` when the recording is like none of them.
         """
-        return _recognise(self.words, _to_pcm(wave, sample_rate))
+        return _recognise(self.words, to_pcm(wave, sample_rate))
 
     def transcribe_many(
         self, waves: Sequence[Tensor], sample_rate: int, num_workers: int = 0
@@ -80,7 +80,7 @@ class GrammarJudge:
             sample_rate: Their rate, Hz.
             num_workers: Processes; 0 for one a core.
         """
-        clips = [_to_pcm(wave, sample_rate) for wave in waves]
+        clips = [to_pcm(wave, sample_rate) for wave in waves]
         # A process costs a third of a second to start, which is a dozen words' worth.
         num_workers = min(num_workers or os.cpu_count() or 1, 1 + len(clips) // 32)
         if num_workers < 2:
@@ -141,7 +141,7 @@ def _recognise(words: tuple[str, ...], pcm: bytes) -> str:
     return "" if hypothesis is None else str(hypothesis.hypstr)
 
 
-def _to_pcm(wave: Tensor, sample_rate: int) -> bytes:
+def to_pcm(wave: Tensor, sample_rate: int) -> bytes:
     """float32 [T] to 16-bit samples at the recogniser's rate, level and padding."""
     from speechlm.audio import resample
 

@@ -65,14 +65,14 @@ class SentenceJudge:
         """Words wrong in each recording, inserted ones included, and what was heard."""
         from torchaudio.functional import edit_distance
 
-        heard = self._judge.transcribe_many([_dithered(wave) for wave in waves], sample_rate)
+        heard = self._judge.transcribe_many([dithered(wave) for wave in waves], sample_rate)
         return [
             (edit_distance(spoken_words(text), hypothesis.split()), hypothesis)
             for text, hypothesis in zip(texts, heard, strict=True)
         ]
 
 
-def _dithered(wave: Tensor) -> Tensor:
+def dithered(wave: Tensor) -> Tensor:
     """A wave over faint noise.
 
     Digital silence, which synthesised and edited recordings hold, throws the judge's features
