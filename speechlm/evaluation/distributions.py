@@ -1,4 +1,4 @@
-"""How sure distances and medians are when values come in groups, such as pauses in dialogues.
+"""How sure distances and quantiles are when values come in groups, such as pauses in dialogues.
 
 Values of one dialogue are alike, so whole dialogues are drawn again, with all their values.
 
@@ -56,14 +56,14 @@ def wasserstein_interval(
     return _percentiles(found)
 
 
-def median_interval(groups: Groups, *, seed: int) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval of the median of all values; None without any."""
+def quantile_interval(groups: Groups, share: float, *, seed: int) -> tuple[float, float] | None:
+    """The 95 % bootstrap interval of what a ``share`` of all values is below; None without any."""
     values, owners = _flat(groups), _groups(groups)
     found = []
     for drawn in _draws(len(groups), seed):
         some = np.repeat(values, drawn[owners])
         if len(some):
-            found.append(float(np.median(some)))
+            found.append(float(np.quantile(some, share)))
     return _percentiles(found)
 
 

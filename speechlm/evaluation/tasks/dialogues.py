@@ -19,7 +19,7 @@ import numpy as np
 
 from speechlm.audio import EXTENSIONS
 from speechlm.errors import AudioError, CorpusError, SpeechLMError
-from speechlm.evaluation.distributions import median_interval, wasserstein_interval
+from speechlm.evaluation.distributions import quantile_interval, wasserstein_interval
 from speechlm.evaluation.tasks.items import Item
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.results import Result
@@ -72,7 +72,7 @@ def run_dialogues(job: Job) -> Iterator[Result]:
             subset=TRANSFER,
             variant=f"{side}median_s",
             value=float(np.median(every)) if every else None,
-            ci95=median_interval(offsets, seed=job.seed),
+            ci95=quantile_interval(offsets, 0.5, seed=job.seed),
             n=len(offsets),
             error="" if every else "nobody takes the other's turn",
         )
@@ -191,7 +191,7 @@ def listen(dialogue: Dialogue) -> Turns:
     """Who speaks when.
 
     Raises:
-        AudioError: Not two channels, of unequal length, or a recording that cannot be read.
+        AudioError: Not two channels, or a recording that cannot be read.
     """
     if dialogue.spans is not None:
         return find_turns(*dialogue.spans, dialogue.duration_s)
