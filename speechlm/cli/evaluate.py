@@ -16,6 +16,8 @@ from pathlib import Path
 
 from speechlm.cli.arguments import add_run
 from speechlm.errors import InputError, PartialFailure
+from speechlm.evaluation.listening.command import add_arguments as add_listening
+from speechlm.evaluation.listening.command import listen
 
 EXAMPLES = (
     ("speechlm evaluate configs/demo.yaml", "the run of the demo"),
@@ -32,7 +34,7 @@ EXAMPLES = (
     ),
 )
 SECTIONS = ("evaluate", "generate", "corpus")
-COMPARE = "compare"
+COMPARE, LISTEN = "compare", "listen"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -59,10 +61,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         "meta-llama/Llama-3.2-1B (the trigrams of pocketsphinx)",
     )
 
+    add_listening(parser)
+
 
 def run(args: Namespace) -> None:
     if args.models[:1] == [COMPARE]:
-        _compare(args.models[1:])
+        _compare(args)
+    elif args.models[:1] == [LISTEN]:
+        for line in listen(args.models[1:], args, args.config.seed):
+            print(line)
     elif args.suite:
         _run_suites(args)
     elif args.models:
@@ -103,11 +110,16 @@ def _run_suites(args: Namespace) -> None:
         raise PartialFailure(f"{len(failed)} of {len(rows)} rows have no figure, see above")
 
 
-def _compare(folders: list[str]) -> None:
+def _compare(args: Namespace) -> None:
     from speechlm.evaluation.tasks.compare import compare, comparison_table
+    from speechlm.evaluation.tasks.comparison_page import write_comparison
 
+    folders = [Path(folder) for folder in args.models[1:]]
     if len(folders) < 2:
         raise InputError(
-            f"expected two folders or more after 'compare', got {', '.join(folders) or 'none'}"
+            "expected two folders or more after 'compare', got "
+            f"{', '.join(map(str, folders)) or 'none'}"
         )
-    print("\n".join(comparison_table(compare([Path(folder) for folder in folders]))))
+    seed = args.config.seed
+    print("\n".join(comparison_table(compare(folders, seed))))
+    print(write_comparison(folders, (args.output or Path()) / "compare.html", seed))

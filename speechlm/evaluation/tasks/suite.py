@@ -14,12 +14,16 @@ from itertools import chain
 from pathlib import Path
 
 from speechlm.errors import InputError, SpeechLMError
+from speechlm.evaluation.tasks.dialogues import run_dialogues
+from speechlm.evaluation.tasks.full_duplex import run_full_duplex
 from speechlm.evaluation.tasks.generation import run_continuation, run_continuation_curve
 from speechlm.evaluation.tasks.job import Job, System
+from speechlm.evaluation.tasks.latency import run_latency
 from speechlm.evaluation.tasks.mini.sentences import make_prosaudit, make_sblimp
 from speechlm.evaluation.tasks.mini.sound import make_salmon
 from speechlm.evaluation.tasks.mini.stories import make_ssc, make_tsc
 from speechlm.evaluation.tasks.mini.words import make_swuggy
+from speechlm.evaluation.tasks.mini_full_duplex import run_mini_full_duplex
 from speechlm.evaluation.tasks.pair_accuracy import score_pairs
 from speechlm.evaluation.tasks.pairs import READERS, STORY_WAYS, Pair, data_sha256
 from speechlm.evaluation.tasks.phone_abx import run_abx
@@ -67,12 +71,12 @@ class Suite:
 
 
 def parse_suites(texts: Iterable[str]) -> list[Suite]:
-    """Read what comes after ``--suite``; ``mini`` is all that make their data on the spot.
+    """Read what comes after ``--suite``; ``mini`` is all whose names begin so.
 
     Raises:
         InputError: As :func:`parse_suite` does.
     """
-    mini = [name for name, one in BENCHMARKS.items() if one.makes_data]
+    mini = [name for name in BENCHMARKS if name.startswith(f"{MINI}-")]
     each = (mini if text == MINI else [text] for text in texts)
     return [parse_suite(name) for name in dict.fromkeys(chain.from_iterable(each))]
 
@@ -89,7 +93,7 @@ def parse_suite(text: str) -> Suite:
         makes = ", ".join(name for name, one in BENCHMARKS.items() if one.makes_data)
         raise InputError(
             f"--suite {text}: expected NAME=FOLDER with a name of {takes}; or one made on the "
-            f"spot: {makes}; '{MINI}' is all of these"
+            f"spot: {makes}; '{MINI}' is all whose names begin so"
         )
     if not given and not BENCHMARKS[name].makes_data:
         raise InputError(f"--suite {name}: expected {name}=FOLDER, the folder of its data")
@@ -187,11 +191,15 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "continuation-curve": Benchmark(run_continuation_curve, "the same over temperatures"),
     "prosody": Benchmark(run_prosody, "length and pitch of continuations"),
     "spoken-qa": Benchmark(run_spoken_qa, "are spoken questions answered rightly"),
+    "dialogues": Benchmark(run_dialogues, "turn-taking in two-channel dialogues"),
+    "fdb": Benchmark(run_full_duplex, "Full-Duplex-Bench: pauses, turns, interruptions"),
     "mini-swuggy": Benchmark(run_mini_pairs, "words and non-words", makes_data=True),
     "mini-sblimp": Benchmark(run_mini_pairs, "sentences, grammatical and not", makes_data=True),
     "mini-prosaudit": Benchmark(run_mini_pairs, "pauses, natural and not", makes_data=True),
     "mini-tsc": Benchmark(run_mini_pairs, "questions and ends of any topic", makes_data=True),
     "mini-ssc": Benchmark(run_mini_pairs, "questions and ends of their topic", makes_data=True),
     "mini-salmon": Benchmark(run_mini_pairs, "sound that changes midway", makes_data=True),
+    "mini-fdb": Benchmark(run_mini_full_duplex, "pauses, turns, interruptions", makes_data=True),
+    "latency": Benchmark(run_latency, "how soon an answer is heard", makes_data=True),
 }
 """Every benchmark by its name."""
