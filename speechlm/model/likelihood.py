@@ -169,7 +169,7 @@ def score_recordings(
         span_s = None if spans_s is None else spans_s[index]
         with _naming("recording", index, recordings):
             sequences.append(lm.layout.encode(lm.vocabulary, {"speech": units.codes}))
-            span, duration_s = _frames(lm, units, span_s)
+            span, duration_s = frames_within(lm, units, span_s)
         spans.append(span)
         durations_s.append(duration_s)
     found = score(lm, sequences, spans=spans, streams=streams, weighted=weighted, weights=weights)
@@ -194,7 +194,7 @@ def score_span(
         InputError: The span is outside of the recording.
     """
     sequence = lm.layout.encode(lm.vocabulary, {"speech": units.codes})
-    span, duration_s = _frames(lm, units, span_s)
+    span, duration_s = frames_within(lm, units, span_s)
     assert span is not None
     inside = _in_span(lm, sequence, span)
     return Likelihood(
@@ -284,10 +284,14 @@ def _in_span(lm: UnitLM, sequence: LMSequence, span: tuple[int, int]) -> Tensor:
     return inside
 
 
-def _frames(
+def frames_within(
     lm: UnitLM, units: Units, span_s: tuple[float, float] | None
 ) -> tuple[tuple[int, int] | None, float]:
-    """A span of seconds as one of the layout's frames, and the seconds that those last."""
+    """A span of seconds as one of the layout's frames, and the seconds that those last.
+
+    Raises:
+        InputError: It is outside of the recording, or no frame begins in it.
+    """
     if span_s is None:
         return None, units.duration_s
     start_s, end_s = span_s

@@ -13,6 +13,9 @@ each of them and they differ:
     the sum over what differs alone: without the units that both begin with, and those that both
     end with.
 
+Where a pair has a prompt, only what comes after it counts; ``answer_…`` are the same of what is
+read as an answer to the prompt, not as its continuation.
+
 A pair counts 1 where the right one is more probable, a half where both are equally so; items
 with several pairs, such as a word in several voices, count once. Chance is 50.
 
@@ -27,13 +30,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor
 
-from speechlm.audio import load_audio
 from speechlm.bundle import SpeechLM
 from speechlm.errors import InputError, SpeechLMError
 from speechlm.evaluation.tasks.items import Item
 from speechlm.evaluation.tasks.pairs import Pair
-from speechlm.model.likelihood import Likelihood, score_recordings, score_span
+from speechlm.evaluation.tasks.readings import Reading, read_members
+from speechlm.model.likelihood import Likelihood, score, score_span
 from speechlm.units import Units
+
+Readings = Mapping[str, tuple[Reading, Reading]]
 
 VARIANTS = ("sum", "per_unit", "per_second", "localised")
 PAIRS_AT_ONCE = 64
@@ -48,14 +53,14 @@ def score_pairs(model: SpeechLM, pairs: Sequence[Pair]) -> Iterator[Item]:
     """
     for first in range(0, len(pairs), PAIRS_AT_ONCE):
         portion = pairs[first : first + PAIRS_AT_ONCE]
-        heard: list[tuple[Pair, list[Units]]] = []
+        read: list[tuple[Pair, Readings]] = []
         failed: dict[int, str] = {}
         for index, pair in enumerate(portion):
             try:
-                heard.append((pair, _units(model, pair)))
+                read.append((pair, read_members(model, pair)))
             except (SpeechLMError, OSError) as error:
                 failed[index] = str(error)
-        scored = iter(_score_units(model, heard))
+        scored = iter(_score_read(model, read))
         for index, pair in enumerate(portion):
             if index in failed:
                 yield make_item(pair, {}, failed[index])
@@ -63,25 +68,28 @@ def score_pairs(model: SpeechLM, pairs: Sequence[Pair]) -> Iterator[Item]:
                 yield next(scored)
 
 
-def _units(model: SpeechLM, pair: Pair) -> list[Units]:
-    rate = model.tokenizer.sample_rate
-    return [model.encode(load_audio(path, rate), rate) for path in (pair.positive, pair.negative)]
-
-
-def _score_units(model: SpeechLM, heard: Sequence[tuple[Pair, list[Units]]]) -> list[Item]:
-    if not heard:
+def _score_read(model: SpeechLM, read: Sequence[tuple[Pair, Readings]]) -> list[Item]:
+    if not read:
         return []
+    members = [one for _, readings in read for both in readings.values() for one in both]
     try:
-        found = score_recordings(model.lm, [units for _, both in heard for units in both])
+        found = score(
+            model.lm, [one.sequence for one in members], spans=[one.span for one in members]
+        )
     except InputError as error:
-        if len(heard) == 1:
-            return [make_item(heard[0][0], {}, str(error))]
-        half = len(heard) // 2
-        return _score_units(model, heard[:half]) + _score_units(model, heard[half:])
-    return [
-        make_item(pair, _variants(model, both, found[2 * index : 2 * index + 2]))
-        for index, (pair, both) in enumerate(heard)
-    ]
+        if len(read) == 1:
+            return [make_item(read[0][0], {}, str(error))]
+        half = len(read) // 2
+        return _score_read(model, read[:half]) + _score_read(model, read[half:])
+    counted = iter([one.counted(each) for one, each in zip(members, found, strict=True)])
+    items = []
+    for pair, readings in read:
+        scores: dict[str, tuple[float, float]] = {}
+        for begins, both in readings.items():
+            variants = _variants(model, both, (next(counted), next(counted)))
+            scores |= {begins + name: values for name, values in variants.items()}
+        items.append(make_item(pair, scores))
+    return items
 
 
 def make_item(pair: Pair, scores: Mapping[str, tuple[float, float]], error: str = "") -> Item:
@@ -96,6 +104,7 @@ def make_item(pair: Pair, scores: Mapping[str, tuple[float, float]], error: str 
         note={
             "positive": str(pair.positive),
             "negative": str(pair.negative),
+            "prompt": str(pair.prompt or ""),
             "voice": pair.voice,
             "scores": dict(scores),
         },
@@ -116,23 +125,31 @@ def _subsets(pair: Pair) -> tuple[str, ...]:
 
 
 def _variants(
-    model: SpeechLM, units: Sequence[Units], found: Sequence[Likelihood]
+    model: SpeechLM, read: tuple[Reading, Reading], found: tuple[Likelihood, Likelihood]
 ) -> dict[str, tuple[float, float]]:
     positive, negative = found
-    spans = differing(units[0].expand().codes, units[1].expand().codes)
-    local = (0.0, 0.0)  # of recordings that are the same in units
-    if spans is not None:
-        totals = []
-        for one, likelihood, (start, stop) in zip(units, found, spans, strict=True):
-            span_s = start / one.frame_rate, stop / one.frame_rate
-            totals.append(score_span(model.lm, one, likelihood, span_s).total)
-        local = totals[0], totals[1]
-    return {
+    scores = {
         "sum": (positive.total, negative.total),
         "per_unit": (positive.per_unit, negative.per_unit),
-        "per_second": (positive.per_second, negative.per_second),
-        "localised": local,
     }
+    if positive.duration_s is not None and negative.duration_s is not None:
+        scores["per_second"] = (positive.per_second, negative.per_second)
+    if read[0].units is not None and read[1].units is not None:
+        scores["localised"] = _localised(model, (read[0].units, read[1].units), found)
+    return scores
+
+
+def _localised(
+    model: SpeechLM, units: tuple[Units, Units], found: tuple[Likelihood, Likelihood]
+) -> tuple[float, float]:
+    spans = differing(units[0].expand().codes, units[1].expand().codes)
+    if spans is None:
+        return 0.0, 0.0
+    positive, negative = (
+        score_span(model.lm, one, likelihood, (start / one.frame_rate, stop / one.frame_rate)).total
+        for one, likelihood, (start, stop) in zip(units, found, spans, strict=True)
+    )
+    return positive, negative
 
 
 def differing(first: Tensor, second: Tensor) -> tuple[tuple[int, int], tuple[int, int]] | None:

@@ -13,12 +13,15 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from speechlm.errors import CorpusError
 from speechlm.files import sha256_of, write_aside
 
 MANIFEST_NAME = "pairs.jsonl"
+TEXT_SUFFIX = ".txt"
+"""Of a member that is written, not spoken."""
 KEYS = ("voice", "type", "subtype", "frequency")
 """What rows may be told apart by, beside their id."""
 
@@ -31,11 +34,18 @@ class Pair:
     """Pairs of one id are one item, such as a word in several voices."""
     positive: Path
     negative: Path
+    prompt: Path | None = None
+    """What both come after, and what is not scored itself."""
     voice: str = ""
     type: str = ""
     subtype: str = ""
     frequency: str = ""
     """How often a word comes in some corpus, or ``oov``."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """All its files."""
+        return [path for path in (self.prompt, self.positive, self.negative) if path is not None]
 
 
 def read_pairs(folder: Path) -> list[Pair]:
@@ -54,6 +64,7 @@ def read_pairs(folder: Path) -> list[Pair]:
                 id=str(row["id"]),
                 positive=folder / row["positive"],
                 negative=folder / row["negative"],
+                prompt=folder / row["prompt"] if "prompt" in row else None,
                 **known,
             )
             pairs.append(pair)
@@ -72,6 +83,7 @@ def write_pairs(folder: Path, pairs: Iterable[Pair]) -> Path:
         for pair in pairs:
             row = {
                 "id": pair.id,
+                **({"prompt": str(pair.prompt.relative_to(folder))} if pair.prompt else {}),
                 "positive": str(pair.positive.relative_to(folder)),
                 "negative": str(pair.negative.relative_to(folder)),
                 **{name: value for name in KEYS if (value := getattr(pair, name))},
@@ -94,7 +106,7 @@ def checked(pairs: Sequence[Pair], source: Path) -> list[Pair]:
         if name in seen:
             raise CorpusError(f"{source}: the pair {_named(pair)} is there twice")
         seen.add(name)
-        for path in (pair.positive, pair.negative):
+        for path in pair.paths:
             if not path.is_file():
                 raise CorpusError(
                     f"{source}: {path} of the pair {_named(pair)} is missing; "
@@ -133,7 +145,9 @@ def read_gold(path: Path, by: Sequence[str]) -> list[Pair]:
         right, wrong = item["1"][0], item["0"][0]
         known = {name: right.get(name) or "" for name in KEYS}
         positive, negative = (_beside(path, row["filename"]) for row in (right, wrong))
-        pairs.append(Pair(id=right["id"], positive=positive, negative=negative, **known))
+        pairs.append(
+            Pair(id=right["id"], positive=positive, negative=negative, prompt=None, **known)
+        )
     return checked(pairs, path)
 
 
@@ -154,25 +168,45 @@ def read_prosaudit(folder: Path) -> list[Pair]:
     return read_gold(path, ["type", *({"voice"} & set(header))])
 
 
-def read_storycloze(folder: Path) -> list[Pair]:
-    """Spoken or topic StoryCloze: ``ID_correct.wav`` and ``ID_incorrect.wav``."""
+def read_stories(folder: Path, prompt_suffix: str, end_suffix: str) -> list[Pair]:
+    """Spoken or topic StoryCloze: ``ID_correct.wav``, ``ID_incorrect.wav`` and ``ID_mutual.wav``.
+
+    ``mutual`` is what both come after. Without one, both are whole stories; that is for speech
+    alone. Any of them may be text, ``.txt``.
+
+    Args:
+        folder: Looked through with all folders in it.
+        prompt_suffix: ``.wav`` or ``.txt``: what ``mutual`` is.
+        end_suffix: The same of the two ends.
+    """
+    kinds = {"mutual": prompt_suffix, "correct": end_suffix, "incorrect": end_suffix}
     found: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in sorted(folder.rglob("*.wav")):
+    for path in sorted(folder.rglob("*")):
         name, _, kind = path.stem.rpartition("_")
-        if kind not in ("correct", "incorrect"):
+        if kinds.get(kind) != path.suffix:
             continue
         if kind in found[name]:
             raise CorpusError(f"{folder}: {found[name][kind]} and {path} are of one story")
         found[name][kind] = path
+    prompted = any("mutual" in members for members in found.values())
+    needed = {"correct", "incorrect"}
+    if prompted or TEXT_SUFFIX in kinds.values():
+        needed |= {"mutual"}
     for name, members in found.items():
-        if missing := {"correct", "incorrect"} - set(members):
+        if missing := needed - set(members):
+            kind = min(missing)
             raise CorpusError(
-                f"{folder}: {name}_{missing.pop()}.wav is missing beside "
+                f"{folder}: {name}_{kind}{kinds[kind]} is missing beside "
                 f"{next(iter(members.values())).name}"
             )
     return checked(
         [
-            Pair(id=name, positive=members["correct"], negative=members["incorrect"])
+            Pair(
+                id=name,
+                prompt=members.get("mutual"),
+                positive=members["correct"],
+                negative=members["incorrect"],
+            )
             for name, members in found.items()
         ],
         folder,
@@ -201,13 +235,23 @@ def read_salmon(folder: Path) -> list[Pair]:
     return checked(pairs, folder)
 
 
+STORY_WAYS = (
+    ("", ".wav", ".wav"),
+    ("-st", ".wav", ".txt"),
+    ("-ts", ".txt", ".wav"),
+    ("-tt", ".txt", ".txt"),
+)
+"""From speech or text to either, as benchmarks of stories are called."""
 READERS: Mapping[str, Callable[[Path], list[Pair]]] = {
     "pairs": read_pairs,
     "swuggy": read_swuggy,
     "sblimp": read_sblimp,
     "prosaudit": read_prosaudit,
-    "ssc": read_storycloze,
-    "tsc": read_storycloze,
+    **{
+        f"{name}{ways}": partial(read_stories, prompt_suffix=begin, end_suffix=end)
+        for name in ("ssc", "tsc")
+        for ways, begin, end in STORY_WAYS
+    },
     "salmon": read_salmon,
 }
 """What reads the layout in which each is published; ``pairs`` reads one of one's own."""
@@ -218,7 +262,7 @@ def data_sha256(pairs: Sequence[Pair]) -> str:
     digest = hashlib.sha256()
     for pair in pairs:
         digest.update(json.dumps([pair.id, *(getattr(pair, key) for key in KEYS)]).encode())
-        for path in (pair.positive, pair.negative):
+        for path in pair.paths:
             digest.update(sha256_of(path).encode())
     return digest.hexdigest()
 

@@ -16,7 +16,7 @@ from speechlm.errors import InputError, SpeechLMError
 from speechlm.evaluation.tasks.job import Job, System
 from speechlm.evaluation.tasks.mini import MAKERS
 from speechlm.evaluation.tasks.pair_accuracy import score_pairs
-from speechlm.evaluation.tasks.pairs import READERS, Pair, data_sha256
+from speechlm.evaluation.tasks.pairs import READERS, STORY_WAYS, Pair, data_sha256
 from speechlm.evaluation.tasks.phone_abx import run_abx
 from speechlm.evaluation.tasks.results import (
     RESULTS_NAME,
@@ -118,8 +118,11 @@ def _score_pairs(job: Job, pairs: Sequence[Pair]) -> Iterator[Result]:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "swuggy": Benchmark(run_pairs, "words and non-words"),
     "sblimp": Benchmark(run_pairs, "sentences, grammatical and not"),
-    "ssc": Benchmark(run_pairs, "stories with their end and with another"),
-    "tsc": Benchmark(run_pairs, "stories with their end and with one of another topic"),
+    **{
+        f"{name}{ways}": Benchmark(run_pairs, f"stories with their end, and with {other}")
+        for name, other in (("ssc", "another"), ("tsc", "one of another topic"))
+        for ways, _, _ in STORY_WAYS
+    },
     "salmon": Benchmark(run_pairs, "consistent sound, and a change of voice, room, mood"),
     "prosaudit": Benchmark(run_pairs, "pauses where they are natural, and elsewhere"),
     "pairs": Benchmark(run_pairs, "pairs of one's own, in a pairs.jsonl"),
