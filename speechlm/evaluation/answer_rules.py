@@ -28,27 +28,27 @@ def find_choice(text: str, letters: str = "ABCD") -> str | None:
     is an article.
     """
     plain = re.sub(r"\\(?:boxed|text|textbf|mathbf)\b|[*{}\\$]", " ", text)
-    plain = " ".join(plain.replace("\u2019", "'").split())
+    plain = " ".join(re.sub("[\u2018\u2019]", "'", re.sub("[\u201c\u201d]", '"', plain)).split())
     letter = f"([{letters.upper()}{letters.lower()}])"
     end = r"(?=[.,:;!?)\"']|\s*$)"
+    another = rf"\W*(?:and|or)\W+{letter}\b"
     rules = (
         rf"^\W*{letter}\W*$",
-        rf"^\W*{letter}\s?[.,:)](?=\s|$)",
+        rf"^\W*{letter}\s?[.,:)](?=\s|$)(?!{another})",
         rf"(?i:{_STATED}){letter}(?:{end}|(?=\s))",
-        rf"(?:^|[\s(\"']){letter}[)\"']?\s(?=(?:is|would be|seems)(?: the)? (?:best|correct|right))",
+        rf"(?:^|[\s(\"']){letter}[)\"']?\s(?=(?:is|would be)(?: the)? (?:best|correct|right))",
         rf"(?:^|[\s(\"']){letter}{end}",
     )
     for rule in rules:
         found = set()
         for match in re.finditer(rule, plain):
             after = plain[match.end(1) :]
-            if match[1] == "a" and re.match(
-                r"\s+(?!because|since|which|is\b|would\b|seems)\w", after
-            ):
+            if match[1] == "a" and re.match(r"\s+(?!because|since|which|is\b|would\b)\w", after):
                 continue  # the article
             if re.match(r"'\w", after):
                 continue  # "a's", "d'you"
             found.add(match[1].upper())
+            found |= {beside[1].upper() for beside in [re.match(another, after)] if beside}
         if found:
             return found.pop() if len(found) == 1 else None
     return None

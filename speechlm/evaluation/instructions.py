@@ -96,7 +96,7 @@ def _paragraphs(text: str, given: Arguments) -> bool:
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
     if not all(parts[1:-1]):
         return False
-    return len([part for part in parts if part]) == given["num_paragraphs"]
+    return len([part for part in parts if part]) == int(given["num_paragraphs"])
 
 
 def _first_word(text: str, given: Arguments) -> bool:
@@ -121,12 +121,12 @@ def _postscript(text: str, given: Arguments) -> bool:
 def _highlights(text: str, given: Arguments) -> bool:
     single = re.findall(r"\*([^\n*]*)\*", text)
     double = re.findall(r"\*\*([^\n*]*)\*\*", text)
-    return sum(bool(part.strip()) for part in (*single, *double)) >= given["num_highlights"]
+    return sum(bool(part.strip()) for part in (*single, *double)) >= int(given["num_highlights"])
 
 
 def _sections(text: str, given: Arguments) -> bool:
     marker = re.escape(given["section_spliter"].strip())
-    return len(re.findall(rf"{marker}\s?\d+", text)) >= given["num_sections"]
+    return len(re.findall(rf"{marker}\s?\d+", text)) >= int(given["num_sections"])
 
 
 def _json(text: str, _: Arguments) -> bool:

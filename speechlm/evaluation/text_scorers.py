@@ -132,15 +132,17 @@ class TextClassifier:
     """
 
     def __init__(self, source: str, label: str = "") -> None:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        import transformers
 
+        library: Any = transformers
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self._model: Any = AutoModelForSequenceClassification.from_pretrained(source).eval()
+            self._tokenizer = library.AutoTokenizer.from_pretrained(source)
+            model = library.AutoModelForSequenceClassification.from_pretrained(source)
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(
                 f"{source}: expected a text classifier of transformers ({error})"
             ) from error
+        self._model = model.eval()
         names = self._model.config.id2label
         self.labels = [str(names[index]).lower() for index in range(len(names))]
         if label and label.lower() not in self.labels:
@@ -161,6 +163,9 @@ class TextClassifier:
         """Of each label [N, labels]; of several labels at once where the model is of that kind."""
         import torch
 
+        positions = getattr(self._model.config, "max_position_embeddings", None)
+        # Some models keep two positions for themselves; some tokenizers know no limit.
+        longest = self._tokenizer.model_max_length if positions is None else positions - 2
         several = self._model.config.problem_type == "multi_label_classification"
         rows: list[list[float]] = []
         for first in range(0, len(texts), TEXTS_AT_ONCE):
@@ -169,6 +174,7 @@ class TextClassifier:
                 return_tensors="pt",
                 padding=True,
                 truncation=True,
+                max_length=min(longest, self._tokenizer.model_max_length),
             )
             with torch.inference_mode():
                 logits = self._model(**given).logits

@@ -27,6 +27,8 @@ from speechlm.files import sha256_of
 from speechlm.units import Units
 
 QUESTIONS_AT_ONCE = 8
+RECORDINGS_RATE = 16_000
+"""At which recorded answers are read, Hz."""
 SUFFIXES = (".wav", ".flac")
 GIVEN = "as given"
 """Instead of a recognizer's name: the answers came as text."""
@@ -138,26 +140,39 @@ def reply_texts(
         InputError: The system neither answers nor holds answers.
         PluginError: The recognizer's package is missing.
     """
-    if all(question.response is not None for question in questions):
-        return [_item(question, question.response or "", {}) for question in questions], GIVEN
-    speaks = job.system.is_bundle
-    folder = None if speaks else job.system.recordings
-    recognizer = recognizer or Recognizer()
+    asked = [question for question in questions if question.response is None]
+    name = GIVEN
+    spoken: Iterator[Item] = iter(())
+    if asked:
+        recognizer = recognizer or Recognizer()
+        name = recognizer.name
+        spoken = iter(_spoken(job, asked, data_sha256, recognizer))
+    items = [
+        next(spoken) if question.response is None else _item(question, question.response, {})
+        for question in questions
+    ]
+    return items, name
+
+
+def _spoken(
+    job: Job, questions: Sequence[Question], data_sha256: str, recognizer: SpeechRecognizer
+) -> list[Item]:
+    """Transcripts of the system's answers, kept in their journal."""
+    folder = None if job.system.is_bundle else job.system.recordings
+    rate = RECORDINGS_RATE if folder is not None else job.system.bundle.sample_rate
 
     def score(left: Sequence[Question]) -> Iterator[Item]:
         for first in range(0, len(left), QUESTIONS_AT_ONCE):
             portion = left[first : first + QUESTIONS_AT_ONCE]
             if folder is None:
-                answers, rate = _speak(job, portion), job.system.bundle.sample_rate
+                answers = _speak(job, portion)
             else:
-                rate = 16_000
                 answers = [_find(folder, question.id, rate) for question in portion]
             yield from _hear(portion, answers, rate, recognizer)
 
-    items = replace(job, name=f"{job.name}-replies").run_items(
+    return replace(job, name=f"{job.name}-replies").run_items(
         questions, score, data_sha256, "answers", asr=recognizer.name
     )
-    return items, recognizer.name
 
 
 def _speak(job: Job, questions: Sequence[Question]) -> list[Tensor | str]:

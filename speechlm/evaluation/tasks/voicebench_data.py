@@ -3,8 +3,8 @@
 Two layouts, also mixed:
 
 - the dataset's: ``SET/SPLIT-00000-of-00001.parquet``, sound in the column ``audio``;
-- JSON lines whose name holds a set's, ``alpacaeval.jsonl`` or ``MODEL-alpacaeval-test-audio.jsonl``:
-  rows with ``prompt``, and ``audio`` (a path beside the file) or ``response``, the answer.
+- JSON lines whose name holds a set's, ``mmsu.jsonl`` or ``MODEL-mmsu-law-audio.jsonl``: rows with
+  ``prompt``, and ``audio`` (a path beside the file) or ``response``, the answer.
 
 Rows have what their set needs: ``reference`` (questions with an answer), ``id`` (tasks of
 BIG-bench hard), ``instruction_id_list`` and ``kwargs`` (instructions).
