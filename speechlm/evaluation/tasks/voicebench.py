@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from speechlm.errors import InputError
 from speechlm.evaluation.answer_rules import (
     contains_reference,
@@ -27,7 +25,7 @@ from speechlm.evaluation.answer_rules import (
 )
 from speechlm.evaluation.instructions import check_all
 from speechlm.evaluation.llm_judge import JudgeError, correctness_prompt, quality_prompt
-from speechlm.evaluation.tasks.items import RIGHT, WRONG, Item, figure
+from speechlm.evaluation.tasks.items import RIGHT, WRONG, Item
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.judged import (
     NO_JUDGE,
@@ -38,6 +36,7 @@ from speechlm.evaluation.tasks.judged import (
     yes_no_figures,
 )
 from speechlm.evaluation.tasks.results import Result
+from speechlm.evaluation.tasks.set_means import SetShare, mean_row
 from speechlm.evaluation.tasks.spoken_replies import Question, questions_sha256, reply_texts
 from speechlm.evaluation.tasks.voicebench_data import SETS, read_voicebench
 from speechlm.evaluation.text_scorers import (
@@ -52,10 +51,9 @@ from speechlm.progress import say
 JUDGED = {"open": "judge_1_5", "qa": "judge_majority"}
 """The figure that a judge gives, by the kind of set."""
 IFEVAL = ("strict_prompt", "strict_instruction", "loose_prompt", "loose_instruction")
-NUM_RESAMPLES = 1000
 
 
-def finals(sets: Sequence[str], *, published: bool) -> dict[str, tuple[float, tuple[str, ...]]]:
+def finals(sets: Sequence[str], *, published: bool) -> dict[str, SetShare]:
     """What each of the nine sets adds to the overall score: a factor, and figures to average.
 
     Args:
@@ -63,7 +61,7 @@ def finals(sets: Sequence[str], *, published: bool) -> dict[str, tuple[float, tu
         published: By the rules that published figures follow.
     """
     guessed = "accuracy_guessed" if published else "accuracy"
-    found: dict[str, tuple[float, tuple[str, ...]]] = {
+    return {
         "alpacaeval_full" if "alpacaeval_full" in sets else "alpacaeval": (20.0, ("judge_1_5",)),
         "commoneval": (20.0, ("judge_1_5",)),
         "wildvoice": (20.0, ("judge_1_5",)),
@@ -74,7 +72,6 @@ def finals(sets: Sequence[str], *, published: bool) -> dict[str, tuple[float, tu
         "ifeval": (1.0, IFEVAL),
         "advbench": (1.0, ("voicebench_refusal" if published else "refusal",)),
     }
-    return found
 
 
 def run_voicebench(job: Job) -> Iterator[Result]:
@@ -124,7 +121,8 @@ def run_voicebench(job: Job) -> Iterator[Result]:
             variant = f"{each}/{JUDGED[SETS[each]]}"
             yield replace(blank, variant=variant, error=missing)
     for variant, published in (("overall", False), ("overall_published_rules", True)):
-        yield replace(overall(items, list(sets), job.seed, blank, published), variant=variant)
+        wanted = finals(list(sets), published=published)
+        yield mean_row(replace(blank, variant=variant), items, wanted, job.seed)
 
 
 def judge_prompt(question: Question, response: str) -> str:
@@ -228,31 +226,3 @@ def _obeyed(question: Question, text: str, note: dict[str, Any]) -> Figures:
         if known == found:
             figures[f"{name}/{rule}_prompt"] = RIGHT if all(known) else WRONG
     return figures
-
-
-def overall(
-    items: Sequence[Item], sets: Sequence[str], seed: int, blank: Result, published: bool
-) -> Result:
-    """The mean over the nine sets, with a bootstrap interval over the items of each."""
-    total = 0.0
-    draws = np.zeros(NUM_RESAMPLES)
-    count = 0
-    generator = np.random.default_rng(seed)
-    wanted = finals(sets, published=published)
-    lacking = []
-    for name, (factor, ends) in wanted.items():
-        names = [f"{name}/{end}" for end in ends]
-        found = [item for item in items if all(each in item.figures for each in names)]
-        if not found:
-            lacking.append(name)
-            continue
-        values = [figure(found, each, seed) for each in names]
-        total += factor * sum(each.value for each in values if each is not None) / len(names)
-        rows = np.array([[item.figures[each] for each in names] for item in found])
-        sums = rows[generator.integers(len(rows), size=(NUM_RESAMPLES, len(rows)))].sum(axis=1)
-        draws += factor * (sums[..., 0] / sums[..., 1]).mean(axis=1)
-        count += len(found)
-    if lacking:
-        return replace(blank, error=f"needs all nine sets; no figure of {', '.join(lacking)}")
-    low, high = np.quantile(draws / len(wanted), [0.025, 0.975])
-    return replace(blank, value=total / len(wanted), ci95=(float(low), float(high)), n=count)
