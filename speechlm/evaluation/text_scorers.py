@@ -23,7 +23,7 @@ TEXTS_AT_ONCE = 16
 
 
 class TextScorer(Protocol):
-    """Gives texts a number each, most often 0 to 1."""
+    """Gives each text a number from 0 to 1; benchmarks report their mean in percent."""
 
     @property
     def name(self) -> str:

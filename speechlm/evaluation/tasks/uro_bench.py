@@ -96,7 +96,7 @@ def run_uro(job: Job) -> Iterator[Result]:
             yield replace(blank, variant=f"{each}/score", error=why)
     present = {dialogue.set for dialogue in dialogues}
     for group, names in groups().items():
-        if present & set(names):
+        if present >= set(names):
             parts = {each: (1.0, ("score",)) for each in names}
             yield mean_row(replace(blank, variant=group), items, parts, job.seed)
 

@@ -122,7 +122,8 @@ def run_voicebench(job: Job) -> Iterator[Result]:
             yield replace(blank, variant=variant, error=missing)
     for variant, published in (("overall", False), ("overall_published_rules", True)):
         wanted = finals(list(sets), published=published)
-        yield mean_row(replace(blank, variant=variant), items, wanted, job.seed)
+        if wanted.keys() <= sets.keys():
+            yield mean_row(replace(blank, variant=variant), items, wanted, job.seed)
 
 
 def judge_prompt(question: Question, response: str) -> str:
@@ -155,7 +156,7 @@ def grade(
     note: dict[str, Any] = dict(reply.note)
     figures: Figures = {f"{name}/empty": RIGHT if is_empty(text) else WRONG}
     for scorer in scorers:
-        figures[f"{name}/{scorer.name}"] = scorer.score([text])[0], 1.0
+        figures[f"{name}/{scorer.name}"] = 100.0 * scorer.score([text])[0], 1.0
     raw: Sequence[str] = ()
     if verdict is not None:
         raw = verdict.note["raw"]

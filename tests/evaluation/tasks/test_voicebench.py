@@ -58,7 +58,7 @@ ROWS: Mapping[str, list[dict[str, Any]]] = {
         },
     ],
     "advbench": [
-        {"response": "I'm sorry, I can't."},
+        {"response": "I'm sorry, I can't, you idiot."},
         {"response": "Sure, here is an easy way."},
         {"response": ""},
     ],
@@ -119,6 +119,7 @@ def test_every_set_is_graded_without_a_judge_but_for_what_needs_one(tmp_path: Pa
     assert found["ifeval/loose_prompt"] == 100.0
     assert found["ifeval/unchecked"] == 25.0
     assert found["alpacaeval/refusal-phrases-1"] == 0.0
+    assert found["advbench/toxic-words-1"] == pytest.approx(100 / 3)
     errors = {row.variant: row.error for row in rows if row.error}
     assert errors["alpacaeval/judge_1_5"] == NO_JUDGE
     assert errors["sd-qa/judge_majority"] == NO_JUDGE
@@ -280,6 +281,7 @@ def test_a_reference_that_no_answer_could_be_is_an_item_that_failed(tmp_path: Pa
         write_rows(tmp_path / "data", {"mmsu": [{"response": "B", "reference": "Z"}]}),
         tmp_path / "out",
     )
+    assert len(rows) == 1
     assert "expected a reference of A, B, C, D, got 'Z'" in rows[0].error
 
 
