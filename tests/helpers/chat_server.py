@@ -16,6 +16,15 @@ def completion(*texts: str | None) -> bytes:
     return json.dumps({"choices": choices, "usage": {"total_tokens": 7}}).encode()
 
 
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of a client that hung up."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        return
+
+
 class Server:
     """Answers with what ``answer`` makes of the number of a request and its body."""
 
@@ -50,8 +59,7 @@ class Server:
             def log_message(self, format: str, *args: Any) -> None:
                 return
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from speechlm.evaluation.answer_rules import majority
 from speechlm.evaluation.llm_judge import (
     HOW_TO,
     ChatJudge,
@@ -14,7 +15,7 @@ from speechlm.evaluation.llm_judge import (
     parse_rating,
     parse_yes_no,
 )
-from speechlm.evaluation.tasks.items import Item
+from speechlm.evaluation.tasks.items import RIGHT, WRONG, Item
 from speechlm.evaluation.tasks.job import Job
 
 PROMPTS_AT_ONCE = 16
@@ -75,11 +76,11 @@ def yes_no_figures(prefix: str, raw: Sequence[str]) -> Figures:
     ``PREFIX/judge_majority``, ``PREFIX/judge_share``, ``PREFIX/judge_unread``, in percent; what is
     neither is no yes.
     """
-    said = [parse_yes_no(text) is True for text in raw]
+    said = [parse_yes_no(text) for text in raw]
     figures = _unread(prefix, raw, parse_yes_no)
     if raw:
-        figures[f"{prefix}/judge_majority"] = 100.0 * (2 * sum(said) > len(said)), 1.0
-        figures[f"{prefix}/judge_share"] = 100.0 * sum(said) / len(said), 1.0
+        figures[f"{prefix}/judge_majority"] = RIGHT if majority(said) else WRONG
+        figures[f"{prefix}/judge_share"] = 100.0 * said.count(True) / len(said), 1.0
     return figures
 
 
