@@ -69,14 +69,14 @@ def run(args: Namespace) -> None:
 def _run_suites(args: Namespace) -> None:
     from speechlm.evaluation.tasks.job import System
     from speechlm.evaluation.tasks.results import RESULTS_NAME, table
-    from speechlm.evaluation.tasks.suite import parse_suite, run_suites
+    from speechlm.evaluation.tasks.suite import parse_suites, run_suites
 
     if len(args.models) != 1:
         raise InputError(
             f"expected one model before --suite, got {', '.join(args.models) or 'none'}"
         )
     output = args.output or Path("evaluated")
-    suites = [parse_suite(text) for text in args.suite]
+    suites = parse_suites(args.suite)
     rows = run_suites(System(args.models[0]), suites, output, args.config.seed)
     print("\n".join(table(rows)))
     print(output / RESULTS_NAME)

@@ -33,14 +33,17 @@ T = TypeVar("T")
 class System:
     """What is measured; its parts are loaded when they are asked for."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, bundle: SpeechLM | None = None) -> None:
         """Find out what it is.
 
         Args:
             source: Folder of a bundle, of a tokenizer or of recordings, a bundle's hub id, or
                 one of :data:`FEATURES`.
+            bundle: That bundle, where it has been loaded.
         """
         self.source = source
+        if bundle is not None:
+            self.bundle = bundle
         self.folder = Path(source)
         self.is_bundle = (self.folder / BUNDLE_NAME).is_file()
         self.is_tokenizer = (self.folder / CONFIG_NAME).is_file()

@@ -8,13 +8,17 @@ as long as data, model and seed are the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from speechlm.errors import InputError, SpeechLMError
 from speechlm.evaluation.tasks.job import Job, System
-from speechlm.evaluation.tasks.mini import MAKERS
+from speechlm.evaluation.tasks.mini.sentences import make_prosaudit, make_sblimp
+from speechlm.evaluation.tasks.mini.sound import make_salmon
+from speechlm.evaluation.tasks.mini.stories import make_ssc, make_tsc
+from speechlm.evaluation.tasks.mini.words import make_swuggy
 from speechlm.evaluation.tasks.pair_accuracy import score_pairs
 from speechlm.evaluation.tasks.pairs import READERS, STORY_WAYS, Pair, data_sha256
 from speechlm.evaluation.tasks.phone_abx import run_abx
@@ -24,8 +28,19 @@ from speechlm.evaluation.tasks.results import (
     read_results,
     write_results,
 )
+from speechlm.files import write_folder_aside
 from speechlm.progress import say
 
+MINI = "mini"
+MAKERS: Mapping[str, Callable[[Path, int], None]] = {
+    "mini-swuggy": make_swuggy,
+    "mini-sblimp": make_sblimp,
+    "mini-prosaudit": make_prosaudit,
+    "mini-tsc": make_tsc,
+    "mini-ssc": make_ssc,
+    "mini-salmon": make_salmon,
+}
+"""What makes the data of each in an empty folder, by a seed."""
 Runner = Callable[[Job], Iterator[Result]]
 
 
@@ -48,6 +63,17 @@ class Suite:
     data: Path | None = None
 
 
+def parse_suites(texts: Iterable[str]) -> list[Suite]:
+    """Read what comes after ``--suite``; ``mini`` is all that make their data on the spot.
+
+    Raises:
+        InputError: As :func:`parse_suite` does.
+    """
+    mini = [name for name, one in BENCHMARKS.items() if one.makes_data]
+    each = (mini if text == MINI else [text] for text in texts)
+    return [parse_suite(name) for name in dict.fromkeys(chain.from_iterable(each))]
+
+
 def parse_suite(text: str) -> Suite:
     """Read ``NAME=FOLDER``, or the ``NAME`` of one that makes its data on the spot.
 
@@ -60,7 +86,7 @@ def parse_suite(text: str) -> Suite:
         makes = ", ".join(name for name, one in BENCHMARKS.items() if one.makes_data)
         raise InputError(
             f"--suite {text}: expected NAME=FOLDER with a name of {takes}; or one made on the "
-            f"spot: {makes}"
+            f"spot: {makes}; '{MINI}' is all of these"
         )
     if not given and not BENCHMARKS[name].makes_data:
         raise InputError(f"--suite {name}: expected {name}=FOLDER, the folder of its data")
@@ -103,9 +129,12 @@ def run_pairs(job: Job) -> Iterator[Result]:
 
 
 def run_mini_pairs(job: Job) -> Iterator[Result]:
-    """Pairs that are made on the spot."""
-    MAKERS[job.name](job.made(), job.seed)
-    yield from _score_pairs(job, READERS["pairs"](job.made()))
+    """Pairs made on the spot, in the layout of the benchmark after which they are named."""
+    folder = job.made()
+    if not folder.is_dir():
+        with write_folder_aside(folder) as aside:
+            MAKERS[job.name](aside, job.seed)
+    yield from _score_pairs(job, READERS[job.name.removeprefix("mini-")](folder))
 
 
 def _score_pairs(job: Job, pairs: Sequence[Pair]) -> Iterator[Result]:
@@ -128,5 +157,10 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "pairs": Benchmark(run_pairs, "pairs of one's own, in a pairs.jsonl"),
     "abx": Benchmark(run_abx, "do units tell phones apart"),
     "mini-swuggy": Benchmark(run_mini_pairs, "words and non-words", makes_data=True),
+    "mini-sblimp": Benchmark(run_mini_pairs, "sentences, grammatical and not", makes_data=True),
+    "mini-prosaudit": Benchmark(run_mini_pairs, "pauses, natural and not", makes_data=True),
+    "mini-tsc": Benchmark(run_mini_pairs, "questions and ends of any topic", makes_data=True),
+    "mini-ssc": Benchmark(run_mini_pairs, "questions and ends of their topic", makes_data=True),
+    "mini-salmon": Benchmark(run_mini_pairs, "sound that changes midway", makes_data=True),
 }
 """Every benchmark by its name."""
