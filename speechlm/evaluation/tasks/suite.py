@@ -35,6 +35,9 @@ from speechlm.evaluation.tasks.results import (
     write_results,
 )
 from speechlm.evaluation.tasks.spoken_qa import run_spoken_qa
+from speechlm.evaluation.tasks.stsp import run_stsp
+from speechlm.evaluation.tasks.uro_bench import run_uro
+from speechlm.evaluation.tasks.voicebench import run_voicebench
 from speechlm.files import write_folder_aside
 from speechlm.progress import say
 
@@ -193,6 +196,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "spoken-qa": Benchmark(run_spoken_qa, "are spoken questions answered rightly"),
     "dialogues": Benchmark(run_dialogues, "turn-taking in two-channel dialogues"),
     "fdb": Benchmark(run_full_duplex, "Full-Duplex-Bench: pauses, turns, interruptions"),
+    "voicebench": Benchmark(run_voicebench, "spoken questions, graded by rules and a judge"),
+    "uro-bench": Benchmark(run_uro, "spoken questions and dialogues"),
+    "stsp": Benchmark(run_stsp, "does what follows keep the mood of what was said"),
     "mini-swuggy": Benchmark(run_mini_pairs, "words and non-words", makes_data=True),
     "mini-sblimp": Benchmark(run_mini_pairs, "sentences, grammatical and not", makes_data=True),
     "mini-prosaudit": Benchmark(run_mini_pairs, "pauses, natural and not", makes_data=True),
