@@ -38,6 +38,7 @@ from speechlm.evaluation.recognizer import (
 )
 from speechlm.evaluation.tasks.items import RIGHT, WRONG, Figure, Item
 from speechlm.evaluation.tasks.job import Job
+from speechlm.evaluation.tasks.judged_continuation import judged_rows
 from speechlm.evaluation.tasks.prompts import (
     Heard,
     Protocol,
@@ -105,6 +106,7 @@ def continuation_rows(
     blank = job.row(data_sha256=sha256, asr=recognizer.name, judge=text_lm.name)
     for variant, found in figures_of_texts(items, TEXTS, job.seed):
         yield _filled(blank, variant, found)
+    yield from judged_rows(job, recordings, items, protocol, recognizer, sha256)
 
 
 def curve_rows(

@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("pocketsphinx")
 
+from chat_server import Server, completion
 from small_bundle import small_bundle
 from small_hub import write_llama, write_whisper
 from small_speech import write_corpus
@@ -183,3 +184,33 @@ def test_there_is_room_for_a_continuation_of_any_units(model: SpeechLM) -> None:
     drawn = bounded(model, replace(SHORT, continuation_s=2.0), SamplingConfig(temperature=0.5))
     assert 2 * rate <= drawn.max_units <= 2 * rate + 2
     assert drawn.temperature == 0.5
+
+
+def test_a_judge_is_asked_where_there_is_one(
+    job: Job, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server()
+    try:
+        monkeypatch.setenv("SPEECHLM_JUDGE", "m")
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        server.answer = lambda number, body: (
+            200,
+            {},
+            completion(*["\\boxed{2}" if number else "I would rather not"] * body["n"]),
+        )
+        recognizer, text_lm = Recognizer(), TrigramModel()
+        monkeypatch.setattr(
+            recognizer, "transcribe_many", lambda waves, _: ["some words"] * len(waves)
+        )
+        rows = {row.variant: row for row in continuation_rows(job, recognizer, text_lm, SHORT)}
+        asked = len(server.bodies)
+        assert asked == rows["alone/judge_unread"].n > 1
+        assert rows["alone/judge_1_5"].value == 2
+        assert rows["alone/judge_1_5"].n == asked - 1
+        assert rows["alone/judge_unread"].value == pytest.approx(100 / asked)
+        assert "some words" in server.bodies[0]["messages"][-1]["content"]
+        again = {row.variant: row for row in continuation_rows(job, recognizer, text_lm, SHORT)}
+        assert len(server.bodies) == asked
+        assert again["alone/judge_1_5"] == rows["alone/judge_1_5"]
+    finally:
+        server.close()
