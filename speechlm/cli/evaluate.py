@@ -5,8 +5,12 @@ speech recognizer that this project did not train, always beside what the same j
 recorded answers and their resynthesis. Needs the packages of pip install 'speechlm[evaluate]'.
 
 With a model and --suite: FOLDER/results.jsonl, a row a figure with its 95 % interval, and a
-table. A benchmark that cannot be run gives a row that says why. Killed, the same command goes on
-where it was. 'speechlm evaluate compare A B' sets two such folders side by side.
+table. The model may be a bundle, a tokenizer's folder, mfcc or logmel (for abx), or a folder of
+recordings that something else made. What cannot be measured gives a row that says why. Killed,
+the same command goes on where it was. docs/evaluation.md defines every figure.
+
+'compare A B' sets two such folders side by side, and writes a page. 'listen make A B' makes a
+listening test of folders of recordings, 'listen analyse TEST ANSWERS' reads the answers.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from speechlm.cli.arguments import add_run
 from speechlm.errors import InputError, PartialFailure
 from speechlm.evaluation.listening.command import add_arguments as add_listening
 from speechlm.evaluation.listening.command import listen
+from speechlm.evaluation.tasks.catalogue import described, parse_suites
 
 EXAMPLES = (
     ("speechlm evaluate configs/demo.yaml", "the run of the demo"),
@@ -39,14 +44,15 @@ COMPARE, LISTEN = "compare", "listen"
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_run(parser, takes_models=True)
+    listed = "\n".join(f"  {line}" for line in described())
+    parser.description = f"{__doc__}\nbenchmarks, with what their folder holds:\n{listed}"
     parser.add_argument(
         "--suite",
         action="append",
         default=[],
         metavar="NAME=FOLDER",
-        help="a benchmark and the folder of its data, as it is published: swuggy, sblimp, ssc, "
-        "tsc, salmon, prosaudit; abx (NAME.item beside recordings); or pairs, with a pairs.jsonl "
-        "of one's own. mini-swuggy needs no data. May be repeated",
+        help="a benchmark and the folder of its data, as it is published, or the name of one that "
+        "makes its data on the spot; they are listed above. 'mini' is all those. May be repeated",
     )
     parser.add_argument(
         "--asr",
@@ -88,7 +94,7 @@ def run(args: Namespace) -> None:
 def _run_suites(args: Namespace) -> None:
     from speechlm.evaluation.tasks.job import System
     from speechlm.evaluation.tasks.results import RESULTS_NAME, table
-    from speechlm.evaluation.tasks.suite import parse_suites, run_suites
+    from speechlm.evaluation.tasks.suite import run_suites
 
     if len(args.models) != 1:
         raise InputError(

@@ -35,8 +35,9 @@ from speechlm.evaluation.measures import (
 )
 from speechlm.evaluation.report import Clip, Example, write_report
 from speechlm.evaluation.streams import first_audio_latency, vocoder_agreement
+from speechlm.evaluation.tasks.catalogue import Suite, parse_suites
 from speechlm.evaluation.tasks.job import System
-from speechlm.evaluation.tasks.suite import Suite, parse_suites, run_suites
+from speechlm.evaluation.tasks.suite import run_suites
 from speechlm.files import read_json, write_json
 from speechlm.layouts.grid import Layout, LMSequence
 from speechlm.layouts.registry import layout_from_dict

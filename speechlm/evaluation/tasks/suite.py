@@ -8,99 +8,23 @@ as long as data, model and seed are the same.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
-from speechlm.errors import InputError, SpeechLMError
-from speechlm.evaluation.tasks.dialogues import run_dialogues
-from speechlm.evaluation.tasks.full_duplex import run_full_duplex
-from speechlm.evaluation.tasks.generation import run_continuation, run_continuation_curve
+from speechlm.errors import SpeechLMError
+from speechlm.evaluation.tasks.catalogue import BENCHMARKS, Suite
 from speechlm.evaluation.tasks.job import Job, System
-from speechlm.evaluation.tasks.latency import run_latency
-from speechlm.evaluation.tasks.mini.sentences import make_prosaudit, make_sblimp
-from speechlm.evaluation.tasks.mini.sound import make_salmon
-from speechlm.evaluation.tasks.mini.stories import make_ssc, make_tsc
-from speechlm.evaluation.tasks.mini.words import make_swuggy
-from speechlm.evaluation.tasks.mini_full_duplex import run_mini_full_duplex
-from speechlm.evaluation.tasks.pair_accuracy import score_pairs
-from speechlm.evaluation.tasks.pairs import READERS, STORY_WAYS, Pair, data_sha256
-from speechlm.evaluation.tasks.phone_abx import run_abx
-from speechlm.evaluation.tasks.prosody_continuation import run_prosody
 from speechlm.evaluation.tasks.results import (
     RESULTS_NAME,
     Result,
     read_results,
     write_results,
 )
-from speechlm.evaluation.tasks.spoken_qa import run_spoken_qa
-from speechlm.evaluation.tasks.stsp import run_stsp
-from speechlm.evaluation.tasks.uro_bench import run_uro
-from speechlm.evaluation.tasks.voicebench import run_voicebench
-from speechlm.files import write_folder_aside
 from speechlm.progress import say
 
-MINI = "mini"
-MAKERS: Mapping[str, Callable[[Path, int], None]] = {
-    "mini-swuggy": make_swuggy,
-    "mini-sblimp": make_sblimp,
-    "mini-prosaudit": make_prosaudit,
-    "mini-tsc": make_tsc,
-    "mini-ssc": make_ssc,
-    "mini-salmon": make_salmon,
-}
-"""What makes the data of each in an empty folder, by a seed."""
 Runner = Callable[[Job], Iterator[Result]]
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """What can be named after ``--suite``."""
-
-    run: Runner
-    about: str
-    """What it asks, a few words, as ``--help`` says it."""
-    makes_data: bool = False
-    """Whether it makes its data on the spot and takes no folder."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Suite:
-    """A benchmark to run."""
-
-    name: str
-    data: Path | None = None
-
-
-def parse_suites(texts: Iterable[str]) -> list[Suite]:
-    """Read what comes after ``--suite``; ``mini`` is all whose names begin so.
-
-    Raises:
-        InputError: As :func:`parse_suite` does.
-    """
-    mini = [name for name in BENCHMARKS if name.startswith(f"{MINI}-")]
-    each = (mini if text == MINI else [text] for text in texts)
-    return [parse_suite(name) for name in dict.fromkeys(chain.from_iterable(each))]
-
-
-def parse_suite(text: str) -> Suite:
-    """Read ``NAME=FOLDER``, or the ``NAME`` of one that makes its data on the spot.
-
-    Raises:
-        InputError: No such benchmark, or its data is not named.
-    """
-    name, given, folder = text.partition("=")
-    if name not in BENCHMARKS or (given and BENCHMARKS[name].makes_data):
-        takes = ", ".join(name for name, one in BENCHMARKS.items() if not one.makes_data)
-        makes = ", ".join(name for name, one in BENCHMARKS.items() if one.makes_data)
-        raise InputError(
-            f"--suite {text}: expected NAME=FOLDER with a name of {takes}; or one made on the "
-            f"spot: {makes}; '{MINI}' is all whose names begin so"
-        )
-    if not given and not BENCHMARKS[name].makes_data:
-        raise InputError(f"--suite {name}: expected {name}=FOLDER, the folder of its data")
-    return Suite(name=name, data=Path(folder) if given else None)
 
 
 def run_suites(
@@ -144,7 +68,7 @@ def run_suites(
         )
         rows: list[Result] = []
         try:
-            rows.extend(BENCHMARKS[suite.name].run(job))
+            rows.extend(_runner(suite.name)(job))
         except (SpeechLMError, OSError) as error:
             say(f"{suite.name}: {error}")
             rows.append(
@@ -157,55 +81,7 @@ def run_suites(
     return made
 
 
-def run_pairs(job: Job) -> Iterator[Result]:
-    """Pairs, of which one recording should be the likelier."""
-    yield from _score_pairs(job, READERS[job.name](job.given))
-
-
-def run_mini_pairs(job: Job) -> Iterator[Result]:
-    """Pairs made on the spot, in the layout of the benchmark after which they are named."""
-    folder = job.made()
-    if not folder.is_dir():
-        with write_folder_aside(folder) as aside:
-            MAKERS[job.name](aside, job.seed)
-    yield from _score_pairs(job, READERS[job.name.removeprefix("mini-")](folder))
-
-
-def _score_pairs(job: Job, pairs: Sequence[Pair]) -> Iterator[Result]:
-    sha256 = data_sha256(pairs)
-    model = job.system.bundle
-    items = job.run_items(pairs, lambda left: score_pairs(model, left), sha256, "pairs")
-    yield from job.rows(items, sha256)
-
-
-BENCHMARKS: Mapping[str, Benchmark] = {
-    "swuggy": Benchmark(run_pairs, "words and non-words"),
-    "sblimp": Benchmark(run_pairs, "sentences, grammatical and not"),
-    **{
-        f"{name}{ways}": Benchmark(run_pairs, f"stories with their end, and with {other}")
-        for name, other in (("ssc", "another"), ("tsc", "one of another topic"))
-        for ways, _, _ in STORY_WAYS
-    },
-    "salmon": Benchmark(run_pairs, "consistent sound, and a change of voice, room, mood"),
-    "prosaudit": Benchmark(run_pairs, "pauses where they are natural, and elsewhere"),
-    "pairs": Benchmark(run_pairs, "pairs of one's own, in a pairs.jsonl"),
-    "abx": Benchmark(run_abx, "do units tell phones apart"),
-    "continuation": Benchmark(run_continuation, "sense and variety of what is said next"),
-    "continuation-curve": Benchmark(run_continuation_curve, "the same over temperatures"),
-    "prosody": Benchmark(run_prosody, "length and pitch of continuations"),
-    "spoken-qa": Benchmark(run_spoken_qa, "are spoken questions answered rightly"),
-    "dialogues": Benchmark(run_dialogues, "turn-taking in two-channel dialogues"),
-    "fdb": Benchmark(run_full_duplex, "Full-Duplex-Bench: pauses, turns, interruptions"),
-    "voicebench": Benchmark(run_voicebench, "spoken questions, graded by rules and a judge"),
-    "uro-bench": Benchmark(run_uro, "spoken questions and dialogues"),
-    "stsp": Benchmark(run_stsp, "does what follows keep the mood of what was said"),
-    "mini-swuggy": Benchmark(run_mini_pairs, "words and non-words", makes_data=True),
-    "mini-sblimp": Benchmark(run_mini_pairs, "sentences, grammatical and not", makes_data=True),
-    "mini-prosaudit": Benchmark(run_mini_pairs, "pauses, natural and not", makes_data=True),
-    "mini-tsc": Benchmark(run_mini_pairs, "questions and ends of any topic", makes_data=True),
-    "mini-ssc": Benchmark(run_mini_pairs, "questions and ends of their topic", makes_data=True),
-    "mini-salmon": Benchmark(run_mini_pairs, "sound that changes midway", makes_data=True),
-    "mini-fdb": Benchmark(run_mini_full_duplex, "pauses, turns, interruptions", makes_data=True),
-    "latency": Benchmark(run_latency, "how soon an answer is heard", makes_data=True),
-}
-"""Every benchmark by its name."""
+def _runner(name: str) -> Runner:
+    module, function = BENCHMARKS[name].address
+    runner: Runner = getattr(import_module(module), function)
+    return runner

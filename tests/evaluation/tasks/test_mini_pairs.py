@@ -13,9 +13,9 @@ from speechlm.cli.main import main
 from speechlm.data.espeak import Voice, spell
 from speechlm.data.questions import Question
 from speechlm.evaluation.tasks.mini import sentences, sound, stories, words
+from speechlm.evaluation.tasks.pair_suites import MAKERS
 from speechlm.evaluation.tasks.pairs import READERS, data_sha256
 from speechlm.evaluation.tasks.results import read_results
-from speechlm.evaluation.tasks.suite import MAKERS
 
 pytest.importorskip("espeakng_loader")
 pytest.importorskip("pocketsphinx")

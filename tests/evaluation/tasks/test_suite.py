@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from speechlm import SpeechLM
 from speechlm.cli.main import main
-from speechlm.evaluation.tasks import suite
+from speechlm.evaluation.tasks import pair_suites
+from speechlm.evaluation.tasks.catalogue import BENCHMARKS, parse_suites
 from speechlm.evaluation.tasks.items import Item
 from speechlm.evaluation.tasks.pair_accuracy import VARIANTS, score_pairs
 from speechlm.evaluation.tasks.pairs import Pair, write_pairs
@@ -59,7 +61,7 @@ def test_a_killed_run_goes_on_where_it_was(
                 raise KeyboardInterrupt
             yield one
 
-    monkeypatch.setattr(suite, "score_pairs", killed)
+    monkeypatch.setattr(pair_suites, "score_pairs", killed)
     output = tmp_path / "cut"
     assert run(bundle_folder, folder, output) not in (0, 2)
     journal = output / "scores" / "pairs.jsonl"
@@ -105,3 +107,25 @@ def test_words_that_make_no_sense(
 ) -> None:
     assert main(["evaluate", str(bundle_folder), *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_every_benchmark_has_a_runner_and_is_told_in_help_and_docs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for one in BENCHMARKS.values():
+        module, function = one.address
+        assert callable(getattr(import_module(module), function))
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    shown = capsys.readouterr().out
+    page = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name, one in BENCHMARKS.items():
+        assert f"  {name} " in shown
+        assert one.about in shown
+        assert f"`{name}`" in page, name
+
+
+def test_mini_is_all_that_begin_so() -> None:
+    names = [suite.name for suite in parse_suites(["mini", "tsc=x", "mini-tsc"])]
+    assert len(names) == len(set(names)) > 6
+    assert set(names) == {name for name in BENCHMARKS if name.startswith("mini-")} | {"tsc"}
