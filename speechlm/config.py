@@ -343,6 +343,9 @@ class EvaluateConfig:
     """Questions asked of the model, from the test voices and from the training voices each."""
     num_examples: int = 8
     """Questions shown with players and spectrograms in the report."""
+    suites: tuple[str, ...] = ("mini",)
+    """Benchmarks to run beside, NAME or NAME=FOLDER as after ``--suite``; 'mini' is all that are
+    made on the spot."""
 
     def __post_init__(self) -> None:
         at_least(1, "evaluate.num_questions", self.num_questions)

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from speechlm.cli.arguments import add_run
 from speechlm.errors import InputError, PartialFailure
+from speechlm.evaluation.listening.command import add_arguments as add_listening
+from speechlm.evaluation.listening.command import listen
 
 EXAMPLES = (
     ("speechlm evaluate configs/demo.yaml", "the run of the demo"),
@@ -32,7 +34,7 @@ EXAMPLES = (
     ),
 )
 SECTIONS = ("evaluate", "generate", "corpus")
-COMPARE = "compare"
+COMPARE, LISTEN = "compare", "listen"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -46,11 +48,28 @@ def add_arguments(parser: ArgumentParser) -> None:
         "tsc, salmon, prosaudit; abx (NAME.item beside recordings); or pairs, with a pairs.jsonl "
         "of one's own. mini-swuggy needs no data. May be repeated",
     )
+    parser.add_argument(
+        "--asr",
+        metavar="FOLDER",
+        help="folder or hub id of a Whisper to write speech down with, as "
+        "openai/whisper-large-v3-turbo (pocketsphinx)",
+    )
+    parser.add_argument(
+        "--text-lm",
+        metavar="FOLDER",
+        help="folder or hub id of a causal text LM for perplexities, as "
+        "meta-llama/Llama-3.2-1B (the trigrams of pocketsphinx)",
+    )
+
+    add_listening(parser)
 
 
 def run(args: Namespace) -> None:
     if args.models[:1] == [COMPARE]:
-        _compare(args.models[1:])
+        _compare(args)
+    elif args.models[:1] == [LISTEN]:
+        for line in listen(args.models[1:], args, args.config.seed):
+            print(line)
     elif args.suite:
         _run_suites(args)
     elif args.models:
@@ -69,26 +88,38 @@ def run(args: Namespace) -> None:
 def _run_suites(args: Namespace) -> None:
     from speechlm.evaluation.tasks.job import System
     from speechlm.evaluation.tasks.results import RESULTS_NAME, table
-    from speechlm.evaluation.tasks.suite import parse_suite, run_suites
+    from speechlm.evaluation.tasks.suite import parse_suites, run_suites
 
     if len(args.models) != 1:
         raise InputError(
             f"expected one model before --suite, got {', '.join(args.models) or 'none'}"
         )
     output = args.output or Path("evaluated")
-    suites = [parse_suite(text) for text in args.suite]
-    rows = run_suites(System(args.models[0]), suites, output, args.config.seed)
+    suites = parse_suites(args.suite)
+    rows = run_suites(
+        System(args.models[0]),
+        suites,
+        output,
+        args.config.seed,
+        asr=args.asr,
+        text_lm=args.text_lm,
+    )
     print("\n".join(table(rows)))
     print(output / RESULTS_NAME)
     if failed := [row for row in rows if row.error]:
         raise PartialFailure(f"{len(failed)} of {len(rows)} rows have no figure, see above")
 
 
-def _compare(folders: list[str]) -> None:
+def _compare(args: Namespace) -> None:
     from speechlm.evaluation.tasks.compare import compare, comparison_table
+    from speechlm.evaluation.tasks.comparison_page import write_comparison
 
+    folders = [Path(folder) for folder in args.models[1:]]
     if len(folders) < 2:
         raise InputError(
-            f"expected two folders or more after 'compare', got {', '.join(folders) or 'none'}"
+            "expected two folders or more after 'compare', got "
+            f"{', '.join(map(str, folders)) or 'none'}"
         )
-    print("\n".join(comparison_table(compare([Path(folder) for folder in folders]))))
+    seed = args.config.seed
+    print("\n".join(comparison_table(compare(folders, seed))))
+    print(write_comparison(folders, (args.output or Path()) / "compare.html", seed))

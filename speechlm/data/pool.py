@@ -49,13 +49,9 @@ def encode_chunks(
         num_workers = min(len(os.sched_getaffinity(0)), num_recordings // WORTH_A_PROCESS)
     num_workers = min(num_workers, len(chunks))
     if num_workers <= 1:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as in the worker processes, to the last bit
-        try:
+        with one_thread():  # as in the worker processes, to the last bit
             for key, recordings in chunks:
                 yield key, encode_recordings(tokenizer, recordings)
-        finally:
-            torch.set_num_threads(threads)
         return
     with _workers(num_workers, tokenizer_path) as pools:
         waiting: dict[Future[list[Encoded]], tuple[K, ProcessPoolExecutor]] = {}
@@ -67,6 +63,18 @@ def encode_chunks(
                 yield from _finished(waiting)
         while waiting:
             yield from _finished(waiting)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: a recording of seconds is too little work to share out, and
+    threads that wait for each other cost many times what they do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _least_busy(

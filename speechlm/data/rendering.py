@@ -40,15 +40,20 @@ def render(text: str, voice: Voice, room_seed: str | None, path: Path) -> tuple[
     Returns:
         Its words and its phones; empty if the engine tells none.
     """
-    speech = speak(text, voice)
-    start, end = trim(speech.samples, speech.sample_rate)
-    # torch.tensor copies into aligned memory: sums then run in one order on every run.
-    wave = hear(torch.tensor(speech.samples[start:end]), speech.sample_rate, room_seed)
+    wave, words, phones = say(text, voice, room_seed)
     # Through memory: closing a file of its own, libsndfile waits for the disk each time.
     encoded = io.BytesIO()
     soundfile.write(encoded, wave.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     path.write_bytes(encoded.getbuffer())
+    return words, phones
 
+
+def say(text: str, voice: Voice, room_seed: str | None) -> tuple[Tensor, Spans, Spans]:
+    """Speak a text: float32 [T] at 16 kHz, its words and its phones, as :func:`render` has them."""
+    speech = speak(text, voice)
+    start, end = trim(speech.samples, speech.sample_rate)
+    # torch.tensor copies into aligned memory: sums then run in one order on every run.
+    wave = hear(torch.tensor(speech.samples[start:end]), speech.sample_rate, room_seed)
     start_s, end_s = start / speech.sample_rate, end / speech.sample_rate
 
     def inside(spans: Sequence[tuple[str, float, float]]) -> Spans:
@@ -57,7 +62,7 @@ def render(text: str, voice: Voice, room_seed: str | None, path: Path) -> tuple[
 
         return [(name, place(begin), place(end)) for name, begin, end in spans]
 
-    return inside(speech.words), inside(speech.phones)
+    return wave, inside(speech.words), inside(speech.phones)
 
 
 def trim(samples: NDArray[np.float32], sample_rate: int) -> tuple[int, int]:

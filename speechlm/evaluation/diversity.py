@@ -1,5 +1,7 @@
 """How much generated speech repeats itself: self-BLEU, auto-BLEU and VERT of transcripts.
 
+And, by the same n-grams, how much of what was really said it foretells: BLEU.
+
 Two definitions of auto-BLEU are in use under one name, and differ where a repetition overlaps
 itself ("no no no"): GSLM's does not count it, slamkit's does. Both are here, by their names.
 
@@ -87,6 +89,28 @@ def self_bleu(utterances: Sequence[Words], most: int = 2, mean: Mean = "geometri
                 matched += min(count, second if count == first else first)
             found.append(matched / max(1, sum(counted.values())))
     return [0.0 if not found[0] else _mean(found, mean) for found in precisions]
+
+
+def bleu(hypothesis: Words, references: Sequence[Words], most: int = 2) -> float:
+    """How much of a hypothesis is in its references, 0 to 1, without a length penalty.
+
+    GSLM's continuation BLEU takes what was recorded as the hypothesis, and the samples of one
+    prompt as its references.
+
+    Args:
+        hypothesis: 0 for no words.
+        references: Any number; 0 for none.
+        most: The longest n-grams; the geometric mean is taken over all lengths from 1 on.
+    """
+    precisions = []
+    for n in range(1, most + 1):
+        counted = Counter(_ngrams(hypothesis, n))
+        largest: Counter[tuple[str, ...]] = Counter()
+        for reference in references:
+            largest |= Counter(_ngrams(reference, n))
+        matched = sum(min(count, largest[ngram]) for ngram, count in counted.items())
+        precisions.append(matched / max(1, sum(counted.values())))
+    return _mean(precisions, "geometric") if precisions[0] else 0.0
 
 
 def vert(self_bleu_share: float, auto_bleu_share: float) -> float:

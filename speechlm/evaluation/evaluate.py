@@ -35,6 +35,8 @@ from speechlm.evaluation.measures import (
 )
 from speechlm.evaluation.report import Clip, Example, write_report
 from speechlm.evaluation.streams import first_audio_latency, vocoder_agreement
+from speechlm.evaluation.tasks.job import System
+from speechlm.evaluation.tasks.suite import Suite, parse_suites, run_suites
 from speechlm.files import read_json, write_json
 from speechlm.layouts.grid import Layout, LMSequence
 from speechlm.layouts.registry import layout_from_dict
@@ -43,6 +45,7 @@ from speechlm.units import Units
 
 SPLITS = {"unseen": "test", "seen": "train"}
 """Whose questions are asked: of voices that training did not hear, and of those it heard."""
+BENCHMARKS_FOLDER = "benchmarks"
 NUM_TIMED = 25
 """Questions asked live to time the first sound, the first of them to warm up."""
 NUM_COMPARED = 8
@@ -97,6 +100,7 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
     """
     start = time.perf_counter()
     require_matplotlib()
+    suites = parse_suites(config.evaluate.suites)
     clock = Clock()
     model = SpeechLM.from_pretrained(config.bundle_path)
     questions = find_questions(open_corpus(config.corpus_path))
@@ -165,6 +169,8 @@ def evaluate(config: RunConfig) -> dict[str, Any]:
             groups[group], asked_waves[group], replies[group], config.evaluate.num_examples, group
         )
     ]
+    with clock.measure("benchmarks"):
+        report["benchmarks"] = _benchmarks(model, suites, config)
     report["seconds"] = {
         **_stage_seconds(config),
         "evaluate": time.perf_counter() - start,
@@ -381,6 +387,26 @@ def _stage_seconds(config: RunConfig) -> dict[str, float]:
     path = config.output / "seconds.json"
     recorded = read_json(path) if path.is_file() else {}
     return {stage: seconds for stage, seconds in recorded.items() if stage != "evaluate"}
+
+
+def _benchmarks(
+    model: SpeechLM, suites: Sequence[Suite], config: RunConfig
+) -> list[dict[str, Any]]:
+    """Rows of the benchmarks, which lie in their own folder as well."""
+    system = System(str(config.bundle_path), model)
+    rows = run_suites(system, suites, config.output / BENCHMARKS_FOLDER, config.seed)
+    return [
+        {
+            "metric": row.metric,
+            "subset": row.subset,
+            "variant": row.variant,
+            "value": row.value,
+            "ci95": list(row.ci95) if row.ci95 else None,
+            "n": row.n,
+            "error": row.error,
+        }
+        for row in rows
+    ]
 
 
 def _describe(model: SpeechLM) -> dict[str, Any]:

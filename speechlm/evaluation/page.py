@@ -17,14 +17,14 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def page(title: str, body: Iterable[str]) -> str:
-    """A whole document; all that it needs is inside it."""
+def page(title: str, body: Iterable[str], *, head: str = "") -> str:
+    """A whole document; all that it needs is inside it, ``head`` in its head."""
     style = (resources.files("speechlm.evaluation") / "report.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n{head}</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -89,4 +89,26 @@ def interval_bar(row: Mapping[str, Any], ceiling: float | None) -> str:
         f'<div class="bar" role="img" aria-label="{escape(said)}">'
         f'<i class="fill" style="width:{accuracy:.2f}%"></i>'
         f'<i class="interval" style="left:{low:.2f}%;width:{high - low:.2f}%"></i>{mark}</div>'
+    )
+
+
+def track(
+    value: float,
+    ci95: tuple[float, float] | None,
+    axis: tuple[float, float],
+    said: str,
+    mark: float | None = None,
+) -> str:
+    """A value as a dot with its interval as a line, on an axis from one end to the other."""
+
+    def place(number: float) -> float:
+        return 100 * min(max((number - axis[0]) / (axis[1] - axis[0]), 0.0), 1.0)
+
+    drawn = "" if mark is None else f'<i class="zero" style="left:{place(mark):.2f}%"></i>'
+    if ci95 is not None:
+        low, high = (place(end) for end in ci95)
+        drawn += f'<i class="interval" style="left:{low:.2f}%;width:{high - low:.2f}%"></i>'
+    return (
+        f'<div class="track" role="img" aria-label="{escape(said)}">{drawn}'
+        f'<i class="dot" style="left:{place(value):.2f}%"></i></div>'
     )

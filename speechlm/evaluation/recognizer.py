@@ -23,7 +23,7 @@ from speechlm.data.corpus import Word
 from speechlm.doctor import usable_cores
 from speechlm.errors import PluginError
 from speechlm.evaluation.judge import PADDING_S, SAMPLE_RATE, to_pcm
-from speechlm.evaluation.word_error import dithered
+from speechlm.evaluation.word_error import dithered, spoken_words
 
 What = Literal["words", "phones"]
 FRAME_S = 0.01
@@ -118,10 +118,10 @@ class TrigramModel:
         """Of a text: the sum of natural logarithms, and of how many words, its end included.
 
         Args:
-            text: Words; capitals do not matter. What the model does not know has a
+            text: Words; capitals and punctuation do not matter. What the model does not know has a
                 probability of :data:`UNKNOWN`.
         """
-        words = ["<s>", *text.lower().split(), "</s>"]
+        words = ["<s>", *spoken_words(text), "</s>"]
         total = 0.0
         for place in range(1, len(words)):
             history = words[max(0, place - 2) : place][::-1]

@@ -35,7 +35,7 @@ _JUDGED = {
     "unseen": ("replies to unseen voices", "asked by voices that training never heard"),
     "seen": ("replies to seen voices", "asked by voices that training heard"),
 }
-_LISTS = ("counts", "confusions", "left_out", "versions", "families", "unseen_voices")
+_LISTS = ("benchmarks", "counts", "confusions", "left_out", "versions", "families", "unseen_voices")
 """Parts of the figures that are shown elsewhere or too long for the table of all."""
 
 
@@ -92,6 +92,7 @@ def write_report(config: RunConfig, report: Mapping[str, Any], examples: Sequenc
             "Where it goes right and wrong",
             f'<div class="tables">{"".join(_breakdown(report["judge"]))}</div>',
         ),
+        *_benchmarks(report),
         section("How it came about", _charts(config, report)),
         section("All figures", *_tables(report)),
         section("How to reproduce this", *_reproduction(config, report)),
@@ -242,6 +243,33 @@ def _breakdown(judge: Mapping[str, Any]) -> Iterator[str]:
         ([voice, _share(row)] for voice, row in voices),
         "Understood, by asking voice, the hardest first",
     )
+
+
+def _benchmarks(report: Mapping[str, Any]) -> Iterator[str]:
+    rows = report["benchmarks"]
+    if not rows:
+        return
+    header = ["benchmark", "variant", "figure", "95 % interval", "items"]
+    whole = [_benchmark(row) for row in rows if not row["subset"] or row["error"]]
+    parts = [_benchmark(row) for row in rows]
+    shown = table(header, parts, "With all parts of their data")
+    yield section(
+        "Benchmarks",
+        table(header, whole, "Each by every definition in use"),
+        f"<details><summary>Every part of their data</summary>{shown}</details>",
+        note="Those called mini were made on the spot, small and in these embedded voices: they "
+        "say whether this model learnt anything and are not comparable with papers. Of pairs, "
+        "50 is chance.",
+    )
+
+
+def _benchmark(row: Mapping[str, Any]) -> Sequence[str]:
+    name = "/".join(part for part in (row["metric"], row["subset"]) if part)
+    if row["value"] is None:
+        return name, row["variant"], row["error"], "", str(row["n"])
+    low, high = row["ci95"] or (None, None)
+    told = "" if low is None else f"{low:.1f} to {high:.1f}"
+    return name, row["variant"], f"{row['value']:.2f}", told, str(row["n"])
 
 
 def _share(row: Mapping[str, Any] | None) -> str:

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechlm.errors import InputError
-from speechlm.evaluation.diversity import auto_bleu_gslm, auto_bleu_slamkit, self_bleu, vert
+from speechlm.evaluation.diversity import (
+    auto_bleu_gslm,
+    auto_bleu_slamkit,
+    bleu,
+    self_bleu,
+    vert,
+)
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=12)
 
@@ -93,3 +99,20 @@ def test_repeating_oneself_raises_all() -> None:
 def test_one_utterance_alone_has_no_self_bleu() -> None:
     with pytest.raises(InputError, match="expected two, got 1"):
         self_bleu([["a"]])
+
+
+@given(WORDS.filter(lambda words: len(words) > 1), st.lists(WORDS, max_size=3))
+def test_what_is_among_its_references_has_a_bleu_of_one(
+    words: list[str], others: list[list[str]]
+) -> None:
+    assert bleu(words, [*others, words]) == pytest.approx(1.0)
+    assert bleu(words, [["else"]]) == 0.0 == bleu(words, []) == bleu([], [words])
+
+
+@given(st.lists(WORDS, min_size=2, max_size=4))
+def test_self_bleu_is_bleu_with_all_others(utterances: list[list[str]]) -> None:
+    expected = [
+        bleu(words, utterances[:place] + utterances[place + 1 :])
+        for place, words in enumerate(utterances)
+    ]
+    assert self_bleu(utterances) == pytest.approx(expected)

@@ -60,7 +60,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         output=output,
         corpus=CorpusConfig(path=corpus),
         generate=SamplingConfig(max_units=6),
-        evaluate=EvaluateConfig(num_questions=5, num_examples=3),
+        evaluate=EvaluateConfig(num_questions=5, num_examples=3, suites=("mini-ssc",)),
     )
     waves = [recording.load(16_000) for recording in open_corpus(corpus)][: len(DAYS)]
     tokenizer = LogMelKMeans.fit(waves, {"num_units": 48, "iterations": 4}, seed=1)
@@ -128,6 +128,14 @@ def test_an_untrained_lm_is_about_as_unsure_as_its_vocabulary_is_large(
 def test_times_are_given_by_stage(report: dict[str, Any]) -> None:
     assert {"corpus": 3.5, "train": 60.25}.items() <= report["seconds"].items()
     assert report["seconds"]["evaluate"] > report["seconds"]["evaluate.judge"] > 0
+
+
+def test_benchmarks_are_part_of_it(report: dict[str, Any], page: Page) -> None:
+    rows = {row["variant"]: row for row in report["benchmarks"]}
+    assert {"sum", "answer_sum"} <= set(rows)
+    assert all(row["metric"] == "mini-ssc" and not row["error"] for row in rows.values())
+    assert "not comparable with papers" in page.text
+    assert "answer_per_second" in page.text
     for stage in ("tokenize", "generate", "vocode", "judge"):
         assert report["real_time_factor"][stage] > 0
     latency = report["first_audio_latency"]

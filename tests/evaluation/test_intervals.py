@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechlm.evaluation.intervals import bootstrap_interval, wilson_interval
+from speechlm.evaluation.intervals import (
+    _expanded_tail,
+    bootstrap_interval,
+    mean_interval,
+    ratio_interval,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -53,3 +61,37 @@ def test_bootstrap_interval_depends_on_nothing_but_the_seed() -> None:
         bootstrap_interval(values, lambda sums: sums[:, 0], seed=seed) for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def voices_of_words(draw: np.random.Generator) -> list[list[float]]:
+    """Means over four voices of words that are unequally hard."""
+    return [[float((draw.random(4) < share).mean()), 1.0] for share in draw.beta(3.0, 2.0, size=80)]
+
+
+def errors_of_words(draw: np.random.Generator) -> list[list[float]]:
+    """Word errors of recordings of unequal lengths."""
+    lengths = draw.integers(3, 20, size=80)
+    return [[float(draw.binomial(n, draw.beta(1.0, 6.0))), float(n)] for n in lengths]
+
+
+@pytest.mark.parametrize(("made", "truth"), [(voices_of_words, 0.6), (errors_of_words, 1 / 7)])
+def test_bootstrap_intervals_hold_the_truth_19_times_in_20(
+    made: Callable[[np.random.Generator], list[list[float]]], truth: float
+) -> None:
+    draw = np.random.default_rng(4)
+    held = 0
+    for trial in range(600):
+        low, high = ratio_interval(made(draw), seed=trial)
+        held += low <= truth <= high
+    assert held / 600 == pytest.approx(0.95, abs=0.02)
+
+
+def test_few_rows_have_wider_intervals_than_their_percentiles() -> None:
+    values = np.random.default_rng(1).normal(0.0, 1.0, size=8)
+    low, high = mean_interval(values.tolist(), seed=1)
+    draws = np.random.default_rng(1).integers(8, size=(1000, 8))
+    plain = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    assert low < plain[0] < plain[1] < high
+    # By the exact quantile of Student it is 0.015881.
+    assert _expanded_tail(0.025, 20) == pytest.approx(0.0159, abs=0.0005)
+    assert _expanded_tail(0.025, 100_000) == pytest.approx(0.025, abs=1e-5)

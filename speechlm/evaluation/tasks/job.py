@@ -16,6 +16,13 @@ from typing import TypeVar
 from speechlm import doctor
 from speechlm.bundle import BUNDLE_NAME, SpeechLM
 from speechlm.errors import InputError
+from speechlm.evaluation.hub_models import HubTextModel, WhisperRecognizer
+from speechlm.evaluation.recognizer import (
+    Recognizer,
+    SpeechRecognizer,
+    TrigramModel,
+    WordModel,
+)
 from speechlm.evaluation.tasks.items import Item, figure, subsets, variants
 from speechlm.evaluation.tasks.journal import SCORES_FOLDER, Journal
 from speechlm.evaluation.tasks.results import Result, Subject
@@ -33,14 +40,17 @@ T = TypeVar("T")
 class System:
     """What is measured; its parts are loaded when they are asked for."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, bundle: SpeechLM | None = None) -> None:
         """Find out what it is.
 
         Args:
             source: Folder of a bundle, of a tokenizer or of recordings, a bundle's hub id, or
                 one of :data:`FEATURES`.
+            bundle: That bundle, where it has been loaded.
         """
         self.source = source
+        if bundle is not None:
+            self.bundle = bundle
         self.folder = Path(source)
         self.is_bundle = (self.folder / BUNDLE_NAME).is_file()
         self.is_tokenizer = (self.folder / CONFIG_NAME).is_file()
@@ -128,6 +138,10 @@ class Job:
     output: Path
     """The folder of the results."""
     seed: int
+    asr: str | None = None
+    """Folder or hub id of a recognizer of transformers; None for the one that comes along."""
+    text_lm: str | None = None
+    """The same of a causal LM of text."""
 
     @property
     def given(self) -> Path:
@@ -145,6 +159,19 @@ class Job:
     def made(self) -> Path:
         """A folder for data that is made on the spot; not made yet."""
         return self.output / "data" / self.name
+
+    def recognizer(self) -> SpeechRecognizer:
+        """What writes speech down.
+
+        Raises:
+            PluginError: Its package is not installed.
+            CheckpointError: It is not there, or of another kind.
+        """
+        return Recognizer() if self.asr is None else WhisperRecognizer(self.asr)
+
+    def word_model(self) -> WordModel:
+        """What says how probable a text is; raises as :meth:`recognizer` does."""
+        return TrigramModel() if self.text_lm is None else HubTextModel(self.text_lm)
 
     def run_items(
         self,

@@ -31,6 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from torch import Tensor
 
 from speechlm.bundle import SpeechLM
+from speechlm.data.pool import one_thread
 from speechlm.errors import InputError, SpeechLMError
 from speechlm.evaluation.tasks.items import Item
 from speechlm.evaluation.tasks.pairs import Pair
@@ -57,7 +58,8 @@ def score_pairs(model: SpeechLM, pairs: Sequence[Pair]) -> Iterator[Item]:
         failed: dict[int, str] = {}
         for index, pair in enumerate(portion):
             try:
-                read.append((pair, read_members(model, pair)))
+                with one_thread():
+                    read.append((pair, read_members(model, pair)))
             except (SpeechLMError, OSError) as error:
                 failed[index] = str(error)
         scored = iter(_score_read(model, read))

@@ -1,25 +1,16 @@
-"""Small benchmarks made on the spot, in the form of the published ones.
-
-They need no data and little time, and say whether a small model learnt anything; their figures
-are not comparable with papers.
-"""
+"""``mini-swuggy``: words, and non-words that differ in one phone."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from speechlm.config import CorpusConfig
-from speechlm.data.espeak import Voice, restart, spell
-from speechlm.data.making import split_voices
+from speechlm.data.espeak import Voice, spell
 from speechlm.data.questions import CODE_WORDS, DAYS, EXAMPLES, MONTHS, NUMBERS, OPPOSITES
-from speechlm.data.rendering import render
 from speechlm.errors import PluginError
-from speechlm.evaluation.tasks.pairs import MANIFEST_NAME, Pair, write_pairs
-from speechlm.files import write_folder_aside
-from speechlm.progress import progress
+from speechlm.evaluation.tasks.mini.speaking import Line, held_out_voices, speak_all, write_gold
 
 WORDS = tuple(
     dict.fromkeys(
@@ -108,41 +99,25 @@ COARSE_VOWELS = {
 def make_swuggy(folder: Path, seed: int) -> None:
     """Words, and each with one phone changed so that no dictionary knows it; four voices.
 
-    Both are said from their phones, so nothing but that phone tells them apart. The voices are
-    among those that the demo keeps for its test.
+    Both are said from their phones, so nothing but that phone tells them apart.
 
     Raises:
         PluginError: espeak-ng or pocketsphinx, whose dictionary is used, is not installed.
     """
-    if (folder / MANIFEST_NAME).is_file():
-        return
-    voices = split_voices(CorpusConfig(), seed)["test"][:NUM_VOICES]
     spelled = {word: spell(word, Voice()) for word in WORDS}
     known = known_words() | {coarse(phones) for phones in spelled.values()}
     draw = random.Random(f"mini-swuggy {seed}")
-    restart()
-    with (
-        write_folder_aside(folder) as aside,
-        progress("mini-swuggy", len(WORDS) * len(voices), "pairs") as advance,
-    ):
-        pairs = []
-        for word, phones in spelled.items():
-            if not (possible := list(non_words(phones, known))):
-                advance(len(voices))
-                continue
-            changed = draw.choice(possible)
-            for voice in voices:
-                paths = []
-                for kind, said in (("word", phones), ("nonword", changed)):
-                    path = aside / f"{word}_{voice.speaker}_{kind}.flac"
-                    render(f"[[{' '.join(said)}]]", voice, None, path)
-                    paths.append(path)
-                positive, negative = paths
-                pairs.append(
-                    Pair(id=word, positive=positive, negative=negative, voice=voice.speaker)
-                )
-                advance()
-        write_pairs(aside, pairs)
+    rows, lines = [], []
+    for word, phones in spelled.items():
+        if not (possible := list(non_words(phones, known))):
+            continue
+        changed = draw.choice(possible)
+        for voice in held_out_voices(seed, NUM_VOICES):
+            for correct, said in ((1, phones), (0, changed)):
+                rows.append({"id": word, "voice": voice.speaker, "correct": correct})
+                rows[-1]["filename"] = f"{word}_{voice.speaker}_{correct}"
+                lines.append(Line(f"[[{' '.join(said)}]]", voice))
+    write_gold(folder, rows, [spoken.wave for spoken in speak_all(lines, "mini-swuggy")])
 
 
 def known_words() -> set[str]:
@@ -181,7 +156,3 @@ def coarse(phones: list[str]) -> str:
     bare = (re.sub(r"[',%=_|;]", "", phone) for phone in phones)
     sounds = " ".join(COARSE.get(phone, phone.upper()) for phone in bare if phone)
     return sounds.replace("R R", "R")
-
-
-MAKERS: Mapping[str, Callable[[Path, int], None]] = {"mini-swuggy": make_swuggy}
-"""What makes the data of each in a folder, by a seed."""
