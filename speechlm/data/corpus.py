@@ -183,14 +183,14 @@ def _open_folder(folder: Path) -> Corpus:
         )
     return _index(
         (
-            Recording(id=_readable(path.relative_to(folder)), source=str(path), audio=path)
+            Recording(id=readable(path.relative_to(folder)), source=str(path), audio=path)
             for path in paths
         ),
         str(folder),
     )
 
 
-def _readable(path: Path) -> str:
+def readable(path: Path) -> str:
     """A file name as text, also where its bytes are not UTF-8."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 

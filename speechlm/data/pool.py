@@ -121,12 +121,12 @@ _worker_tokenizer: AudioTokenizer
 def _start_worker(tokenizer_path: Path) -> None:
     global _worker_tokenizer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker_tokenizer = load_tokenizer(tokenizer_path)
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
     """A killed parent cannot say goodbye, and its processes would wait for ever."""
     parent = parent_process()
     assert parent is not None

@@ -37,6 +37,7 @@ SUBJECTS = (
     "mimi",
     "vocoders",
     "ssl_units",
+    "measuring",
     "gpu",
 )
 PAIRS = 5

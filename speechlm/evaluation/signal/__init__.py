@@ -1,0 +1,1 @@
+"""Figures of recordings: how they sound, and how far they are from a reference."""
