@@ -61,6 +61,12 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "prosaudit": Benchmark(_PAIRS, "pauses where they belong", "ZeroSpeech 2023, gold.csv"),
     "pairs": Benchmark(_PAIRS, "pairs of one's own", "pairs.jsonl"),
     "abx": Benchmark("phone_abx:run_abx", "phones told apart", "NAME.item, recordings"),
+    "resynthesis": Benchmark(
+        "recordings:run_resynthesis", "what tokenizer and vocoder keep", "recordings"
+    ),
+    "recordings": Benchmark(
+        "recordings:run_recordings", "recordings beside references", "the references"
+    ),
     "continuation": Benchmark("generation:run_continuation", "sense and variety", "recordings"),
     "continuation-curve": Benchmark(
         "generation:run_continuation_curve", "the same over temperatures", "recordings"
@@ -80,6 +86,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "mini-ssc": Benchmark(_MINI_PAIRS, "the right end"),
     "mini-salmon": Benchmark(_MINI_PAIRS, "sound that keeps its voice, room, noise"),
     "mini-prosaudit": Benchmark(_MINI_PAIRS, "pauses where they belong"),
+    "mini-resynthesis": Benchmark(
+        "recordings:run_mini_resynthesis", "what tokenizer and vocoder keep"
+    ),
     "mini-fdb": Benchmark("mini_full_duplex:run_mini_full_duplex", "Full-Duplex-Bench in small"),
     "latency": Benchmark("latency:run_latency", "how soon and how fast it answers"),
 }

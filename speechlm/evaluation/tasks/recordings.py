@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -22,7 +23,8 @@ from typing import TypeVar
 import soundfile
 
 from speechlm.audio import EXTENSIONS
-from speechlm.data.corpus import Corpus, Recording, open_corpus, readable
+from speechlm.data.corpus import MANIFEST_NAME, Corpus, Recording, open_corpus, readable
+from speechlm.data.human import human_clips
 from speechlm.errors import AudioError, CorpusError, SpeechLMError
 from speechlm.evaluation.signal.measuring import measure_many
 from speechlm.evaluation.signal.scorers import (
@@ -43,7 +45,7 @@ from speechlm.evaluation.signal.versa import (
 from speechlm.evaluation.tasks.items import Item
 from speechlm.evaluation.tasks.job import Job, System
 from speechlm.evaluation.tasks.results import Result
-from speechlm.files import sha256_of, write_aside
+from speechlm.files import sha256_of, write_aside, write_folder_aside
 from speechlm.progress import say
 from speechlm.resynthesis import Resynthesizer
 
@@ -79,6 +81,20 @@ def run_resynthesis(job: Job) -> Iterator[Result]:
 
     vocoder = resynthesizer.vocoder.fingerprint
     yield from _run(job, list(corpus), sample, corpus, vocoder=vocoder)
+
+
+def run_mini_resynthesis(job: Job) -> Iterator[Result]:
+    """What tokenizer and vocoder keep of sentences of a human voice, which come along."""
+    folder = job.made()
+    if not folder.is_dir():
+        with write_folder_aside(folder) as aside:
+            rows = []
+            for name, clip in human_clips("prompts").items():
+                shutil.copyfile(clip.path, aside / clip.path.name)
+                rows.append({"id": name, "audio": clip.path.name, "text": clip.text})
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (aside / MANIFEST_NAME).write_text(lines, encoding="utf-8")
+    yield from run_resynthesis(replace(job, data=folder))
 
 
 def run_recordings(job: Job) -> Iterator[Result]:
