@@ -52,8 +52,9 @@ def reverberate(wave: Tensor, sample_rate: int, seed: int) -> Tensor:
     tail = noise * torch.exp(-time_s / DECAY_S)
     room = tail / tail.norm()
     room[0] = 1.0
-    heard: Tensor = torchaudio.functional.fftconvolve(wave, room)[: len(wave)]
-    return heard * (wave.norm() / heard.norm().clamp(min=1e-9))
+    heard = torchaudio.functional.fftconvolve(wave, room)[: len(wave)]
+    as_loud: Tensor = heard * (wave.norm() / heard.norm().clamp(min=1e-9))
+    return as_loud
 
 
 PERTURBATIONS: Mapping[str, Callable[[Tensor, int, int], Tensor]] = {

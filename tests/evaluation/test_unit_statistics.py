@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from speechlm.evaluation.representation import PAUSE, phone_agreement
 from speechlm.evaluation.unit_statistics import (
     agreement_with_phones,
-    spread_interval,
     count,
     edit_distance,
     entropy_bits,
+    spread_interval,
     unit_perplexity,
 )
 

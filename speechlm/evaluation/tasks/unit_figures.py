@@ -29,10 +29,10 @@ from speechlm.evaluation.tasks.results import Result
 from speechlm.evaluation.unit_statistics import (
     Counts,
     agreement_with_phones,
-    spread_interval,
     count,
     edit_distance,
     entropy_bits,
+    spread_interval,
     unit_perplexity,
 )
 from speechlm.files import sha256_of
