@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torchaudio.functional
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechlm.evaluation.representation import PAUSE, phone_agreement
@@ -23,6 +23,7 @@ from speechlm.evaluation.unit_statistics import (
 UNITS = st.lists(st.integers(0, 4), min_size=1, max_size=30)
 
 
+@settings(deadline=None)
 @given(UNITS, UNITS)
 def test_edit_distance_is_torchaudios(first: list[int], second: list[int]) -> None:
     found = edit_distance(torch.tensor(first), torch.tensor(second))
