@@ -37,6 +37,7 @@ SUBJECTS = (
     "mimi",
     "vocoders",
     "ssl_units",
+    "abx",
     "gpu",
 )
 PAIRS = 5
