@@ -75,6 +75,11 @@ class ABXError:
     ci95: tuple[float, float]
     num_cells: int
     num_triples: int
+    by_pair: Mapping[tuple[str, str], float]
+    """The error of each pair of phones, of A and X and of B, in percent; ``value`` is the mean."""
+    by_cell: Mapping[tuple[str, str], tuple[float, int]]
+    """The sum of the errors of its cells, in percent, and how many there are; all sums by all
+    counts are the mean over cells, in which frequent pairs of phones count more."""
 
 
 def read_items(path: Path) -> list[Item]:
@@ -232,28 +237,37 @@ def measure_abx(
         )
     near = _warp_all(stretches, cells, distance)
     errors = [(cell, _error(cell, near)) for cell in cells]
-    by_pair = _collapse(errors)
-    low, high = mean_interval([100 * error for error in by_pair], seed=seed)
+    by_pair = {phones: 100 * error for phones, error in _collapse(errors).items()}
+    low, high = mean_interval(list(by_pair.values()), seed=seed)
     return ABXError(
-        value=100 * sum(by_pair) / len(by_pair),
+        value=sum(by_pair.values()) / len(by_pair),
         ci95=(low, high),
+        by_pair=by_pair,
+        by_cell=_sums(errors),
         num_cells=len(cells),
         num_triples=sum(_triples(cell) for cell in cells),
     )
 
 
-def _collapse(errors: Sequence[tuple[Cell, float]]) -> list[float]:
-    """Means over neighbours, then over voices, of each pair of phones; as ZeroSpeech does it."""
-    voices: dict[tuple[tuple[str, str], str], dict[tuple[str, str], list[float]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+def _collapse(errors: Sequence[tuple[Cell, float]]) -> dict[tuple[str, str], float]:
+    """Means over neighbours and voices of X, then over voices of A and B, of each pair of phones.
+
+    As ZeroSpeech 2021 and fastabx do it: a voice of X counts by the neighbours it shares.
+    """
+    voices: dict[tuple[tuple[str, str], str], list[float]] = defaultdict(list)
     for cell, error in errors:
-        voices[cell.phones, cell.speakers[0]][cell.speakers].append(error)
+        voices[cell.phones, cell.speakers[0]].append(error)
     pairs: dict[tuple[str, str], list[float]] = defaultdict(list)
     for (phones, _), found in voices.items():
-        for contexts in found.values():
-            pairs[phones].append(sum(contexts) / len(contexts))
-    return [sum(found) / len(found) for _, found in sorted(pairs.items())]
+        pairs[phones].append(sum(found) / len(found))
+    return {phones: sum(found) / len(found) for phones, found in sorted(pairs.items())}
+
+
+def _sums(errors: Sequence[tuple[Cell, float]]) -> dict[tuple[str, str], tuple[float, int]]:
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for cell, error in errors:
+        found[cell.phones].append(100 * error)
+    return {phones: (sum(values), len(values)) for phones, values in sorted(found.items())}
 
 
 def _triples(cell: Cell) -> int:

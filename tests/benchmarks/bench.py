@@ -38,6 +38,7 @@ SUBJECTS = (
     "vocoders",
     "ssl_units",
     "measuring",
+    "abx",
     "gpu",
 )
 PAIRS = 5

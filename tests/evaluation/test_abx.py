@@ -74,7 +74,8 @@ def slow_distance(first: Tensor, second: Tensor, kind: Distance) -> float:
 def slow_abx(
     features: dict[str, Tensor], items: list[Item], speakers: Speakers, kind: Distance
 ) -> float:
-    """Every triple there is, none drawn; means over neighbours, voices, then pairs of phones."""
+    """Every triple there is, none drawn; means over neighbours and voices of X, over voices of A
+    and B, then over pairs of phones."""
     stretches = [features[item.file][frames_of(item, Decimal(100))] for item in items]
 
     def near(first: int, second: int) -> float:
@@ -113,7 +114,7 @@ def slow_abx(
             outer[key[:keep]].append(sum(values) / len(values))
         return outer
 
-    for keep in (6, 4, 2, 0):
+    for keep in (6, 3, 2, 0):
         scores = means(scores, keep) if keep < 6 else scores
     (last,) = scores.values()
     return 100 * sum(last) / len(last)

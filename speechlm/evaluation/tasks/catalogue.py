@@ -61,6 +61,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "prosaudit": Benchmark(_PAIRS, "pauses where they belong", "ZeroSpeech 2023, gold.csv"),
     "pairs": Benchmark(_PAIRS, "pairs of one's own", "pairs.jsonl"),
     "abx": Benchmark("phone_abx:run_abx", "phones told apart", "NAME.item, recordings"),
+    "units": Benchmark("unit_figures:run_units", "what units are and what changes them", "recordings"),
+    "ssimi": Benchmark("semantic_similarity:run_ssimi", "likeness of words", "ZeroSpeech 2021"),
     "resynthesis": Benchmark(
         "recordings:run_resynthesis", "what tokenizer and vocoder keep", "recordings"
     ),
@@ -86,6 +88,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "mini-ssc": Benchmark(_MINI_PAIRS, "the right end"),
     "mini-salmon": Benchmark(_MINI_PAIRS, "sound that keeps its voice, room, noise"),
     "mini-prosaudit": Benchmark(_MINI_PAIRS, "pauses where they belong"),
+    "mini-abx": Benchmark("mini_abx:run_mini_abx", "phones told apart"),
     "mini-resynthesis": Benchmark(
         "recordings:run_mini_resynthesis", "what tokenizer and vocoder keep"
     ),
