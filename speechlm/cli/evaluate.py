@@ -128,4 +128,4 @@ def _compare(args: Namespace) -> None:
         )
     seed = args.config.seed
     print("\n".join(comparison_table(compare(folders, seed))))
-    print(write_comparison(folders, (args.output or Path()) / "compare.html", seed))
+    print(write_comparison(folders, (args.output or Path("evaluated")) / "compare.html", seed))

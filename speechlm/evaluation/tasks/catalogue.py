@@ -61,7 +61,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "prosaudit": Benchmark(_PAIRS, "pauses where they belong", "ZeroSpeech 2023, gold.csv"),
     "pairs": Benchmark(_PAIRS, "pairs of one's own", "pairs.jsonl"),
     "abx": Benchmark("phone_abx:run_abx", "phones told apart", "NAME.item, recordings"),
-    "units": Benchmark("unit_figures:run_units", "what units are and what changes them", "recordings"),
+    "units": Benchmark(
+        "unit_figures:run_units", "what units are and what changes them", "recordings"
+    ),
     "ssimi": Benchmark("semantic_similarity:run_ssimi", "likeness of words", "ZeroSpeech 2021"),
     "resynthesis": Benchmark(
         "recordings:run_resynthesis", "what tokenizer and vocoder keep", "recordings"
@@ -88,11 +90,11 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "mini-ssc": Benchmark(_MINI_PAIRS, "the right end"),
     "mini-salmon": Benchmark(_MINI_PAIRS, "sound that keeps its voice, room, noise"),
     "mini-prosaudit": Benchmark(_MINI_PAIRS, "pauses where they belong"),
-    "mini-abx": Benchmark("mini_abx:run_mini_abx", "phones told apart"),
+    "mini-abx": Benchmark("mini.phones:run_mini_abx", "phones told apart"),
     "mini-resynthesis": Benchmark(
         "recordings:run_mini_resynthesis", "what tokenizer and vocoder keep"
     ),
-    "mini-fdb": Benchmark("mini_full_duplex:run_mini_full_duplex", "Full-Duplex-Bench in small"),
+    "mini-fdb": Benchmark("mini.dialogues:run_mini_full_duplex", "Full-Duplex-Bench in small"),
     "latency": Benchmark("latency:run_latency", "how soon and how fast it answers"),
 }
 """By name, in the order in which they are told."""

@@ -19,12 +19,12 @@ import numpy as np
 
 from speechlm.audio import EXTENSIONS
 from speechlm.errors import AudioError, CorpusError, SpeechLMError
-from speechlm.evaluation.distributions import quantile_interval, wasserstein_interval
+from speechlm.evaluation.interaction.distributions import quantile_interval, wasserstein_interval
+from speechlm.evaluation.interaction.turns import KINDS, Span, Turns, find_turns, wasserstein
+from speechlm.evaluation.interaction.voice_activity import SAMPLE_RATE, load_channels, speech_spans
 from speechlm.evaluation.tasks.items import Item
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.results import Result
-from speechlm.evaluation.turns import KINDS, Span, Turns, find_turns, wasserstein
-from speechlm.evaluation.voice_activity import SAMPLE_RATE, load_channels, speech_spans
 from speechlm.files import sha256_of
 
 TURNS_NAME = "turns.jsonl"

@@ -2,8 +2,9 @@
 
 What a sample asks is told by the file beside its input: ``pause.json``, ``turn_taking.json``,
 ``interrupt.json``, ``metadata.json`` (1.5), or none of them for a backchannel. A bundle answers
-the input (:mod:`speechlm.evaluation.turn_based`); of anything else there is a folder of the
-same form with ``output.wav``, and ``output.json`` with its words where somebody wrote them down.
+the input (:mod:`speechlm.evaluation.interaction.turn_based`); of anything else there is a folder
+of the same form with ``output.wav``, and ``output.json`` with its words where somebody wrote them
+down.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from speechlm.audio import measure_audio, save_audio
 from speechlm.errors import CorpusError, SpeechLMError
-from speechlm.evaluation.full_duplex import (
+from speechlm.evaluation.interaction.full_duplex import (
     MODEL_PAUSE_S,
     USER_PAUSE_S,
     Word,
@@ -36,13 +37,13 @@ from speechlm.evaluation.full_duplex import (
     takes_turn,
     timing_jsd,
 )
+from speechlm.evaluation.interaction.turn_based import ENDPOINT_S, converse
+from speechlm.evaluation.interaction.turns import Span
+from speechlm.evaluation.interaction.voice_activity import SAMPLE_RATE, load_channels, speech_spans
+from speechlm.evaluation.interaction.word_times import RECOGNIZER, recognize_words
 from speechlm.evaluation.tasks.items import Item, variants
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.results import Result
-from speechlm.evaluation.turn_based import ENDPOINT_S, converse
-from speechlm.evaluation.turns import Span
-from speechlm.evaluation.voice_activity import SAMPLE_RATE, load_channels, speech_spans
-from speechlm.evaluation.word_times import RECOGNIZER, recognize_words
 from speechlm.files import read_json, sha256_of, write_json
 
 Kind = Literal["pause", "turn", "interruption", "overlap", "backchannel"]

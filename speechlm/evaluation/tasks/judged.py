@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from speechlm.evaluation.answer_rules import majority
-from speechlm.evaluation.llm_judge import (
+from speechlm.evaluation.answers.answer_rules import majority
+from speechlm.evaluation.answers.llm_judge import (
     HOW_TO,
     ChatJudge,
     Judge,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from speechlm.data.corpus import Recording
-from speechlm.evaluation.llm_judge import JudgeError, continuation_prompt
+from speechlm.evaluation.answers.llm_judge import JudgeError, continuation_prompt
 from speechlm.evaluation.recognizer import SpeechRecognizer
 from speechlm.evaluation.tasks.items import Item
 from speechlm.evaluation.tasks.job import Job

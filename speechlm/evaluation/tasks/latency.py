@@ -25,7 +25,7 @@ from speechlm.bundle import FIRST_CHUNK_UNITS, SpeechLM
 from speechlm.config import SamplingConfig
 from speechlm.data.human import human_clips
 from speechlm.errors import SpeechLMError
-from speechlm.evaluation.distributions import quantile_interval
+from speechlm.evaluation.interaction.distributions import quantile_interval
 from speechlm.evaluation.streams import live_reply
 from speechlm.evaluation.tasks.items import Item
 from speechlm.evaluation.tasks.job import Job

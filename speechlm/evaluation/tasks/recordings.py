@@ -49,6 +49,9 @@ from speechlm.files import sha256_of, write_aside, write_folder_aside
 from speechlm.progress import say
 from speechlm.resynthesis import Resynthesizer
 
+NUM_SENTENCES = 8
+"""Of ``mini-resynthesis``."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counterparts:
@@ -89,7 +92,7 @@ def run_mini_resynthesis(job: Job) -> Iterator[Result]:
     if not folder.is_dir():
         with write_folder_aside(folder) as aside:
             rows = []
-            for name, clip in human_clips("prompts").items():
+            for name, clip in list(human_clips("prompts").items())[:NUM_SENTENCES]:
                 shutil.copyfile(clip.path, aside / clip.path.name)
                 rows.append({"id": name, "audio": clip.path.name, "text": clip.text})
             lines = "".join(json.dumps(row) + "\n" for row in rows)

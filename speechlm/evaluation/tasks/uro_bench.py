@@ -15,7 +15,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from speechlm.evaluation.llm_judge import JudgeError, correctness_prompt, quality_prompt
+from speechlm.evaluation.answers.llm_judge import JudgeError, correctness_prompt, quality_prompt
+from speechlm.evaluation.answers.text_scorers import is_empty
 from speechlm.evaluation.tasks.items import RIGHT, WRONG, Item
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.judged import (
@@ -30,7 +31,6 @@ from speechlm.evaluation.tasks.results import Result
 from speechlm.evaluation.tasks.set_means import mean_row
 from speechlm.evaluation.tasks.spoken_replies import questions_sha256, reply_texts
 from speechlm.evaluation.tasks.uro_data import ASKED_FOR, SETS, Dialogue, read_texts, read_uro
-from speechlm.evaluation.text_scorers import is_empty
 from speechlm.progress import say
 
 REPEATED_WER = 0.5

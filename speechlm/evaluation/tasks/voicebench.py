@@ -17,14 +17,21 @@ from dataclasses import replace
 from typing import Any
 
 from speechlm.errors import InputError
-from speechlm.evaluation.answer_rules import (
+from speechlm.evaluation.answers.answer_rules import (
     contains_reference,
     find_choice,
     find_yes_no,
     token_f1,
 )
-from speechlm.evaluation.instructions import check_all
-from speechlm.evaluation.llm_judge import JudgeError, correctness_prompt, quality_prompt
+from speechlm.evaluation.answers.instructions import check_all
+from speechlm.evaluation.answers.llm_judge import JudgeError, correctness_prompt, quality_prompt
+from speechlm.evaluation.answers.text_scorers import (
+    Refusals,
+    TextScorer,
+    is_empty,
+    text_scorers,
+    voicebench_refuses,
+)
 from speechlm.evaluation.tasks.items import RIGHT, WRONG, Item
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.judged import (
@@ -39,13 +46,6 @@ from speechlm.evaluation.tasks.results import Result
 from speechlm.evaluation.tasks.set_means import SetShare, mean_row
 from speechlm.evaluation.tasks.spoken_replies import Question, questions_sha256, reply_texts
 from speechlm.evaluation.tasks.voicebench_data import SETS, read_voicebench
-from speechlm.evaluation.text_scorers import (
-    Refusals,
-    TextScorer,
-    is_empty,
-    text_scorers,
-    voicebench_refuses,
-)
 from speechlm.progress import say
 
 JUDGED = {"open": "judge_1_5", "qa": "judge_majority"}

@@ -40,7 +40,9 @@ def test_models_are_compared_item_by_item(
     assert found["pairs/sum"].p == pytest.approx(2 * 0.5**wrong, abs=0.02)
     assert found["pairs/per_unit"].value == 0
     assert found["pairs/per_unit"].p == 1
-    assert main(["evaluate", "compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    words = ["evaluate", "compare", str(tmp_path / "a"), str(tmp_path / "b")]
+    assert main([*words, "-o", str(tmp_path / "page")]) == 0
+    assert (tmp_path / "page" / "compare.html").is_file()
     assert "pairs/sum" in capsys.readouterr().out
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "results.jsonl").write_text("")

@@ -16,7 +16,7 @@ from speechlm.evaluation.tasks import latency, mini_full_duplex
 from speechlm.evaluation.tasks.full_duplex import read_samples, run_full_duplex
 from speechlm.evaluation.tasks.job import Job, System
 from speechlm.evaluation.tasks.latency import run_latency
-from speechlm.evaluation.tasks.mini_full_duplex import make_full_duplex, run_mini_full_duplex
+from speechlm.evaluation.tasks.mini.dialogues import make_full_duplex, run_mini_full_duplex
 from speechlm.evaluation.tasks.results import Result
 
 RATE = 16_000

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from speechlm.evaluation.turns import Span
+from speechlm.evaluation.interaction.turns import Span
 
 TURN_S = 1.0
 TURN_WORDS = 3

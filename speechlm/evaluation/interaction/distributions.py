@@ -22,7 +22,7 @@ Groups = Sequence[Sequence[float]]
 def wasserstein_interval(
     first: Groups, second: Groups, *, paired: bool, seed: int
 ) -> tuple[float, float] | None:
-    """The 95 % bootstrap interval of :func:`speechlm.evaluation.turns.wasserstein`.
+    """The 95 % bootstrap interval of :func:`speechlm.evaluation.interaction.turns.wasserstein`.
 
     Args:
         first: Values by dialogue.

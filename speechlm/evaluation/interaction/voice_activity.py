@@ -20,7 +20,7 @@ from torch import Tensor
 
 from speechlm.audio import resample
 from speechlm.errors import AudioError, PluginError
-from speechlm.evaluation.turns import Span
+from speechlm.evaluation.interaction.turns import Span
 from speechlm.truncation import truncation
 
 SAMPLE_RATE = 16_000

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechlm.errors import ConfigError
-from speechlm.evaluation.llm_judge import (
+from speechlm.evaluation.answers.llm_judge import (
     ChatJudge,
     JudgeConfig,
     JudgeError,

@@ -22,7 +22,7 @@ from speechlm.data.human import human_clips
 from speechlm.data.making import split_voices
 from speechlm.data.questions import questions
 from speechlm.data.rendering import MARGIN_S, SAMPLE_RATE, hear, trim
-from speechlm.evaluation.full_duplex import BIN_S
+from speechlm.evaluation.interaction.full_duplex import BIN_S
 from speechlm.evaluation.tasks.full_duplex import PEOPLE_NAME, run_samples
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.results import Result

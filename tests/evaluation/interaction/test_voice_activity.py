@@ -14,8 +14,8 @@ import torch
 from speechlm.audio import load_audio
 from speechlm.data.human import human_clips
 from speechlm.errors import AudioError, PluginError
-from speechlm.evaluation import voice_activity
-from speechlm.evaluation.voice_activity import SAMPLE_RATE, load_channels, speech_spans
+from speechlm.evaluation.interaction import voice_activity
+from speechlm.evaluation.interaction.voice_activity import SAMPLE_RATE, load_channels, speech_spans
 
 
 def test_words_are_found_where_they_are() -> None:

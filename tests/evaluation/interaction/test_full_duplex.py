@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechlm.evaluation.full_duplex import (
+from speechlm.evaluation.interaction.full_duplex import (
     Word,
     backchannel_histogram,
     find_backchannels,
@@ -26,7 +26,7 @@ from speechlm.evaluation.full_duplex import (
     takes_turn,
     timing_jsd,
 )
-from speechlm.evaluation.turns import Span
+from speechlm.evaluation.interaction.turns import Span
 
 GRID = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 15)), max_size=5)
 

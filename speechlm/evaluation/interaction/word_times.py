@@ -14,10 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from speechlm.errors import PluginError
-from speechlm.evaluation.full_duplex import Word
+from speechlm.evaluation.interaction.full_duplex import Word
+from speechlm.evaluation.interaction.turns import Span
+from speechlm.evaluation.interaction.voice_activity import SAMPLE_RATE
 from speechlm.evaluation.judge import ACTIVE_LEVEL, PADDING_S
-from speechlm.evaluation.turns import Span
-from speechlm.evaluation.voice_activity import SAMPLE_RATE
 
 RECOGNIZER = "pocketsphinx"
 FRAMES_A_SECOND = 100

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from speechlm.evaluation.abx import read_items
-from speechlm.evaluation.tasks import mini_abx
 from speechlm.evaluation.tasks.job import Job, System
-from speechlm.evaluation.tasks.mini_abx import ITEMS_NAME, make_abx, run_mini_abx, words_of
+from speechlm.evaluation.tasks.mini import phones
+from speechlm.evaluation.tasks.mini.phones import ITEMS_NAME, make_abx, run_mini_abx, words_of
 from speechlm.evaluation.tasks.phone_abx import data_sha256, read_abx
 
 
@@ -17,10 +17,10 @@ def test_phones_made_on_the_spot_are_told_apart(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("espeakng_loader")
-    monkeypatch.setattr(mini_abx, "NUM_VOICES", 2)
-    monkeypatch.setattr(mini_abx, "TIMES", 2)
-    monkeypatch.setattr(mini_abx, "VOWELS", ("I", "a", "u:"))
-    monkeypatch.setattr(mini_abx, "CONSONANTS", ("p", "s", "m"))
+    monkeypatch.setattr(phones, "NUM_VOICES", 2)
+    monkeypatch.setattr(phones, "TIMES", 2)
+    monkeypatch.setattr(phones, "VOWELS", ("I", "a", "u:"))
+    monkeypatch.setattr(phones, "CONSONANTS", ("p", "s", "m"))
     found = {}
     for source in ("mfcc", str(bundle_folder)):
         system = System(source)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechlm.evaluation.answer_rules import (
+from speechlm.evaluation.answers.answer_rules import (
     contains_reference,
     find_choice,
     find_yes_no,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from speechlm.errors import InputError
-from speechlm.evaluation.instructions import (
+from speechlm.evaluation.answers.instructions import (
     CHECKS,
     check_all,
     check_instruction,

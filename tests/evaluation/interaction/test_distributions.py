@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechlm.evaluation import distributions
-from speechlm.evaluation.distributions import quantile_interval, wasserstein_interval
-from speechlm.evaluation.turns import wasserstein
+from speechlm.evaluation.interaction import distributions
+from speechlm.evaluation.interaction.distributions import quantile_interval, wasserstein_interval
+from speechlm.evaluation.interaction.turns import wasserstein
 
 GROUPS = st.lists(st.lists(st.floats(0, 5), max_size=4), min_size=1, max_size=4)
 

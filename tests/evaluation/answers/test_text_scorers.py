@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from speechlm.errors import CheckpointError, InputError
-from speechlm.evaluation.text_scorers import (
+from speechlm.evaluation.answers.text_scorers import (
     Refusals,
     TextClassifier,
     ToxicWords,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechlm.evaluation.turns import (
+from speechlm.evaluation.interaction.turns import (
     KINDS,
     Span,
     find_ipus,

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from speechlm.audio import resample
 from speechlm.bundle import SpeechLM
-from speechlm.evaluation.full_duplex import join_spans
-from speechlm.evaluation.turns import Span
-from speechlm.evaluation.voice_activity import SAMPLE_RATE
+from speechlm.evaluation.interaction.full_duplex import join_spans
+from speechlm.evaluation.interaction.turns import Span
+from speechlm.evaluation.interaction.voice_activity import SAMPLE_RATE
 
 ENDPOINT_S = 0.5
 """So much silence ends the user's turn."""

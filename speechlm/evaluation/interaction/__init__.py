@@ -1,0 +1,1 @@
+"""Who speaks when: turns, overlap, and what a duplex system does with them."""
