@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from speechlm.bundle import SpeechLM
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.mini.sentences import make_prosaudit, make_sblimp
 from speechlm.evaluation.tasks.mini.sound import make_salmon
@@ -28,20 +29,20 @@ MAKERS: Mapping[str, Callable[[Path, int], None]] = {
 
 def run_pairs(job: Job) -> Iterator[Result]:
     """Pairs, of which one recording should be the likelier."""
-    yield from _score(job, READERS[job.name](job.given))
+    yield from _score(job, job.system.bundle, READERS[job.name](job.given))
 
 
 def run_mini_pairs(job: Job) -> Iterator[Result]:
     """Pairs made on the spot, in the layout of the benchmark after which they are named."""
+    model = job.system.bundle  # refused before anything is made
     folder = job.made()
     if not folder.is_dir():
         with write_folder_aside(folder) as aside:
             MAKERS[job.name](aside, job.seed)
-    yield from _score(job, READERS[job.name.removeprefix("mini-")](folder))
+    yield from _score(job, model, READERS[job.name.removeprefix("mini-")](folder))
 
 
-def _score(job: Job, pairs: Sequence[Pair]) -> Iterator[Result]:
+def _score(job: Job, model: SpeechLM, pairs: Sequence[Pair]) -> Iterator[Result]:
     sha256 = data_sha256(pairs)
-    model = job.system.bundle
     items = job.run_items(pairs, lambda left: score_pairs(model, left), sha256, "pairs")
     yield from job.rows(items, sha256)
