@@ -80,7 +80,9 @@ def test_shell_lines_are_understood(line: str, monkeypatch: pytest.MonkeyPatch) 
             known = project["project"]["optional-dependencies"]
             for extras in re.findall(r"\[(.*?)\]", " ".join(rest)):
                 assert set(extras.split(",")) <= set(known)
-        case ["cd" | "git" | "run" | "tensorboard" | "torchrun", *_]:
+        case ["python", script, *_]:
+            assert (ROOT / script).is_file()
+        case ["cd" | "git" | "run" | "tensorboard" | "torchrun" | "apt-get" | "for" | "export", *_]:
             pass
         case _:
             pytest.fail(f"README.md shows a command that is not known here: {line}")
