@@ -8,15 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from speechlm.data.espeak import Voice, spell
-from speechlm.data.questions import CODE_WORDS, DAYS, EXAMPLES, MONTHS, NUMBERS, OPPOSITES
+from speechlm.data.questions import questions
 from speechlm.errors import PluginError
 from speechlm.evaluation.tasks.mini.speaking import Line, held_out_voices, speak_all, write_gold
 
+LEAST_LETTERS = 4
 WORDS = tuple(
     dict.fromkeys(
-        word.lower() for word in (*NUMBERS, *DAYS, *MONTHS, *CODE_WORDS, *EXAMPLES, *OPPOSITES)
+        word.lower()
+        for question in questions()
+        for text in (*question.wordings, question.answer)
+        for word in re.findall(r"[A-Za-z]+", text)
+        if len(word) >= LEAST_LETTERS
     )
 )
+"""All that is asked and answered in the demo's world, but for the shortest."""
 NUM_VOICES = 4
 
 ALIKE = (
