@@ -16,7 +16,7 @@ import torch
 
 FOLDER = Path(__file__).parent / "benchmarks"
 QUICK = ["--quick", "--threads", "1", "--out"]
-ROWS = {"decoding": 9, "batching": 2, "scoring": 2, "latency": 3, "abx": 2, "gpu": 5}
+ROWS = {"decoding": 9, "batching": 2, "scoring": 2, "latency": 3, "abx": 4, "gpu": 5}
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ count a half, and chance is 50.
 
 How near two stretches are is the mean distance of their frames along the path on which dynamic
 time warping lays them upon each other, as ZeroSpeech and fastabx have it. All pairs of like
-length are warped at once, which makes thousands of them as cheap as one by one is dear.
+length are warped at once.
 
 Sources:
     Schatz et al. 2013 (ABX), Interspeech; Nguyen et al. 2020 (ZeroSpeech 2021), arXiv:2011.11588;
@@ -20,11 +20,13 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,8 +38,8 @@ Distance = Literal["angular", "euclidean", "kl-symmetric", "identical"]
 Speakers = Literal["within", "across"]
 HEADER = ("#file", "onset", "offset", "#phone", "prev-phone", "next-phone", "speaker")
 EPSILON = 1e-6
-CELLS_AT_ONCE = 2_000_000
-"""Frames of one against frames of the other that are warped at once: bounds memory."""
+CELLS_AT_ONCE = 2**17
+"""Frames of one against frames of the other that are warped at once: as many as caches hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,13 +279,13 @@ def _triples(cell: Cell) -> int:
 
 def _error(cell: Cell, near: Mapping[tuple[int, int], float]) -> float:
     """The share of triples answered wrongly; X is never its own A."""
-    to_a = torch.tensor(
+    to_a = np.array(
         [[near[_pair(cell, x, a)] if x != a else math.inf for a in cell.a] for x in cell.x]
-    )
-    to_b = torch.tensor([[near[x, b] for b in cell.b] for x in cell.x])
-    wrong = 0.5 * (1 + torch.sign(to_a[:, :, None] - to_b[:, None, :]))
-    others = torch.tensor([[x != a for a in cell.a] for x in cell.x])
-    return float(wrong[others].double().mean())
+    )[:, :, None]
+    to_b = np.array([[near[x, b] for b in cell.b] for x in cell.x])[:, None, :]
+    others = np.isfinite(to_a[:, :, 0])
+    wrong = (to_a > to_b) + 0.5 * (to_a == to_b)
+    return float(wrong[others].mean())
 
 
 def _pair(cell: Cell, x: int, a: int) -> tuple[int, int]:
@@ -300,26 +302,41 @@ def _warp_all(
     """How near each pair is that some cell needs, every pair once."""
     needed = {_pair(cell, x, a) for cell in cells for x in cell.x for a in cell.a if x != a}
     needed |= {(x, b) for cell in cells for x in cell.x for b in cell.b}
+    sizes = [len(stretch) for stretch in stretches]
+    frames, lengths = torch.cat(list(stretches)), torch.tensor(sizes)
+    ends = lengths.cumsum(0)
     # Like lengths together: little is warped that is only filling.
-    order = sorted(needed, key=lambda pair: (*(len(stretches[each]) for each in pair), pair))
+    order = sorted(needed, key=lambda pair: (sizes[pair[0]], sizes[pair[1]], pair))
     near: dict[tuple[int, int], float] = {}
-    with progress("warping", len(order), "pairs") as advance:
-        for batch in _batches(order, stretches):
-            first, sizes = _padded([stretches[one] for one, _ in batch])
-            second, others = _padded([stretches[other] for _, other in batch])
-            found = warp(frame_distances(first, second, distance), sizes, others)
+    with _one_thread(), progress("warping", len(order), "pairs") as advance:
+        for batch in _batches(order, sizes):
+            one, other = torch.tensor(batch).T
+            rows, columns = lengths[one], lengths[other]
+            first, second = (_padded(frames, ends[each], lengths[each]) for each in (one, other))
+            found = warp(frame_distances(first, second, distance), rows, columns)
             near.update(zip(batch, found.tolist(), strict=True))
             advance(len(batch))
     return near
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Batches fit into caches, so that sharing them out costs more than it saves."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _batches(
-    order: Sequence[tuple[int, int]], stretches: Sequence[Tensor]
+    order: Sequence[tuple[int, int]], sizes: Sequence[int]
 ) -> Iterator[list[tuple[int, int]]]:
     batch: list[tuple[int, int]] = []
     longest = widest = 0
     for pair in order:
-        rows, columns = (len(stretches[each]) for each in pair)
+        rows, columns = sizes[pair[0]], sizes[pair[1]]
         bounds = max(longest, rows), max(widest, columns)
         if batch and (len(batch) + 1) * bounds[0] * bounds[1] > CELLS_AT_ONCE:
             yield batch
@@ -330,9 +347,10 @@ def _batches(
         yield batch
 
 
-def _padded(stretches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    sizes = torch.tensor([len(stretch) for stretch in stretches])
-    return torch.nn.utils.rnn.pad_sequence(list(stretches), batch_first=True), sizes
+def _padded(frames: Tensor, ends: Tensor, sizes: Tensor) -> Tensor:
+    """Stretches of ``frames`` [F, D] by where they end, [P, N, D]; the last frame fills them up."""
+    places = torch.arange(int(sizes.max())).expand(len(sizes), -1)
+    return frames[(ends - sizes)[:, None] + places.minimum(sizes[:, None] - 1)]
 
 
 def _prepared(stretch: Tensor, distance: Distance) -> Tensor:
@@ -379,21 +397,24 @@ def warp(distances: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         steps the diagonal one is taken, then the one along the second.
     """
     num_pairs, height, width = distances.shape
-    cost = distances.new_full((num_pairs, height + 1, width + 1), math.inf)
-    steps = distances.new_zeros(num_pairs, height + 1, width + 1)
-    cost[:, 0, 0] = 0
-    # What lies on one diagonal hangs on the two before it alone.
-    for diagonal in range(height + width - 1):
-        row = torch.arange(max(0, diagonal - width + 1), min(height, diagonal + 1))
-        column = diagonal - row
-        across, along, up = cost[:, row, column], cost[:, row + 1, column], cost[:, row, column + 1]
-        best = torch.minimum(across, torch.minimum(along, up))
-        taken = torch.where(
-            across == best,
-            steps[:, row, column],
-            torch.where(along == best, steps[:, row + 1, column], steps[:, row, column + 1]),
-        )
-        cost[:, row + 1, column + 1] = distances[:, row, column] + best
-        steps[:, row + 1, column + 1] = taken + 1
-    each = torch.arange(num_pairs)
-    return cost[each, rows, columns] / steps[each, rows, columns]
+    # By diagonal, row and pair: what a diagonal hangs on, the two before it, are then plain slices.
+    # NumPy's calls cost less than torch's, and there are many of them.
+    lattice = distances.permute(1, 2, 0).contiguous().numpy()
+    cost = np.full((height + width + 1, height + 1, num_pairs), np.inf, dtype=np.float32)
+    steps = np.zeros(cost.shape, dtype=np.float32)
+    cost[0, 0] = 0
+    for diagonal in range(2, height + width + 1):
+        first, last = max(1, diagonal - width), min(height, diagonal - 1)
+        here, above = slice(first, last + 1), slice(first - 1, last)
+        across, along = cost[diagonal - 2, above], cost[diagonal - 1, here]
+        best, taken = cost[diagonal, here], steps[diagonal, here]  # written in place
+        np.minimum(along, cost[diagonal - 1, above], out=best)
+        np.minimum(across, best, out=best)
+        taken[:] = steps[diagonal - 1, above]
+        np.copyto(taken, steps[diagonal - 1, here], where=along == best)
+        np.copyto(taken, steps[diagonal - 2, above], where=across == best)
+        taken += 1
+        row = np.arange(first - 1, last)
+        best += lattice[row, diagonal - 2 - row]
+    ends = (rows + columns).numpy(), rows.numpy(), np.arange(num_pairs)
+    return torch.from_numpy(cost[ends] / steps[ends])
