@@ -43,8 +43,9 @@ Readings = Mapping[str, tuple[Reading, Reading]]
 
 VARIANTS = ("sum", "per_unit", "per_second", "localised")
 PAIRS_AT_ONCE = 64
-BANDS = ((1, 5), (6, 20), (21, 100))
-"""Of ZeroSpeech 2021: how often a word comes in the training data; ``oov`` and more beside."""
+BANDS = {"1-5": 5, "6-20": 20, "21-100": 100}
+"""Of ZeroSpeech 2021: how often a word comes in the training data, each below its number; ``oov``
+is less than once. As published, 5 is in ``6-20`` whatever that is called."""
 
 
 def score_pairs(model: SpeechLM, pairs: Sequence[Pair]) -> Iterator[Item]:
@@ -186,7 +187,4 @@ def band(frequency: str) -> str:
     """How often a word comes in training data, as ZeroSpeech 2021 groups it."""
     if not frequency.isdigit() or int(frequency) == 0:
         return "oov"
-    for low, high in BANDS:
-        if low <= int(frequency) <= high:
-            return f"{low}-{high}"
-    return f">{BANDS[-1][1]}"
+    return next((name for name, top in BANDS.items() if int(frequency) < top), ">100")

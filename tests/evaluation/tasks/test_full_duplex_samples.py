@@ -12,10 +12,11 @@ import soundfile
 
 from speechlm.data.human import human_clips
 from speechlm.errors import CorpusError, InputError
-from speechlm.evaluation.tasks import latency, mini_full_duplex
+from speechlm.evaluation.tasks import latency
 from speechlm.evaluation.tasks.full_duplex import read_samples, run_full_duplex
 from speechlm.evaluation.tasks.job import Job, System
 from speechlm.evaluation.tasks.latency import run_latency
+from speechlm.evaluation.tasks.mini import dialogues
 from speechlm.evaluation.tasks.mini.dialogues import make_full_duplex, run_mini_full_duplex
 from speechlm.evaluation.tasks.results import Result
 
@@ -115,14 +116,14 @@ def test_a_bundle_answers_situations_made_on_the_spot(
 ) -> None:
     for package in ("silero_vad", "espeakng_loader", "pocketsphinx"):
         pytest.importorskip(package)
-    monkeypatch.setattr(mini_full_duplex, "NUM_SAMPLES", 1)
-    monkeypatch.setattr(mini_full_duplex, "STORY_SENTENCES", 1)
-    monkeypatch.setattr(mini_full_duplex, "ANSWER_S", 1.2)
+    monkeypatch.setattr(dialogues, "NUM_SAMPLES", 1)
+    monkeypatch.setattr(dialogues, "STORY_SENTENCES", 1)
+    monkeypatch.setattr(dialogues, "ANSWER_S", 1.2)
     system = System(str(bundle_folder))
     job = Job(name="mini-fdb", system=system, data=None, output=tmp_path, seed=3)
     rows = {row.name: row for row in run_mini_full_duplex(job)}
     assert not [row.error for row in rows.values() if row.error]
-    for situation in mini_full_duplex.SITUATIONS:
+    for situation in dialogues.SITUATIONS:
         assert rows[f"mini-fdb/{situation}/tor"].n == 1
     samples = read_samples(job.made())
     assert [one.kind for one in samples] == ["backchannel", "pause", "turn", "interruption"]
