@@ -35,8 +35,8 @@ def test_units_are_asked_for_phones(
     }
     assert all(row.n == 2 and 0 <= (row.value or 0) <= 100 for row in found.values())
     capsys.readouterr()
-    words = ["evaluate", "compare", str(tmp_path / "out"), str(tmp_path / "out")]
-    assert main([*words, "-o", str(tmp_path)]) == 0
+    compared = ["evaluate", "compare", str(tmp_path / "out"), str(tmp_path / "out")]
+    assert main([*compared, "-o", str(tmp_path / "page")]) == 0
     assert "abx/across/identical" in capsys.readouterr().out
     (tmp_path / "f3.wav").unlink()
     assert main([*words, "-o", str(tmp_path / "out")]) == 1
