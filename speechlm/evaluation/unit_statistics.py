@@ -41,7 +41,8 @@ class Counts:
 
     def drawn(self, weights: Tensor) -> Tensor:
         """Of draws, float64 [M, R]; ``weights`` [N, R] is how often each recording was drawn."""
-        drawn: Tensor = torch.sparse.mm(self.of_recordings, weights)
+        with torch.sparse.check_sparse_tensor_invariants(True):  # type: ignore[no-untyped-call]
+            drawn: Tensor = torch.sparse.mm(self.of_recordings, weights)
         return drawn
 
 
@@ -55,7 +56,10 @@ def count(recordings: Sequence[Tensor]) -> Counts:
     places = torch.stack([which, owners])
     ones = torch.ones(len(rows), dtype=torch.float64)
     size = (len(kinds), len(recordings))
-    return Counts(kinds=kinds, of_recordings=torch.sparse_coo_tensor(places, ones, size).coalesce())
+    # Newer torch warns where nobody says whether it shall check.
+    with torch.sparse.check_sparse_tensor_invariants(True):  # type: ignore[no-untyped-call]
+        counted = torch.sparse_coo_tensor(places, ones, size).coalesce()
+    return Counts(kinds=kinds, of_recordings=counted)
 
 
 def entropy_bits(counts: Tensor) -> Tensor:
