@@ -66,7 +66,12 @@ def set_up(name: str, folder: Path, wheel: Path | None) -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         requirements = Path(temporary) / "requirements.txt"
-        exact = pins["both"]["pins"] + pins[name]["pins"] + pins["bare"]["pins"]
+        exact = [
+            *pins["both"]["pins"],
+            *pins[name]["pins"],
+            *pins["bare"]["pins"],
+            *pins["bare"][name],
+        ]
         uv = next(line for line in exact if line.startswith("uv=="))
         requirements.write_text("\n".join(exact) + "\n")
         say(f"installing the {name} set (about 7 GB of disk; seconds once it is in the cache)")
