@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from speechlm.dialogue.messages import (
@@ -36,7 +37,7 @@ AHEAD_S = 1.0
 """Sound that the session may have waiting; the rest waits here, where it can be dropped."""
 POLL_S = 0.01
 """Between looks at whether the session has caught up."""
-FAREWELL_S = 2.0
+FAREWELL_S = 5.0
 """For a client to take the last events and the close, before it is cut off."""
 MAX_WAITING_COMMANDS = 1_000
 """Behind sound that waits; beyond, nothing more is read from the client."""
@@ -95,7 +96,7 @@ async def converse(
     expires_at = int(time.time() + settings.session_s)
     configuration = Configuration.first(new_id("sess"), expires_at, settings, service.info)
     try:
-        session = await service.open(configuration.settings())
+        opened = await _open(websocket, service, configuration)
     except Busy as busy:
         metrics.error(busy.code)
         refusal = error_event(busy.code, str(busy), kind=busy.code)
@@ -104,10 +105,39 @@ async def converse(
                 await websocket.send_text(json.dumps(refusal))
                 await websocket.close(1008, busy.code)
         return
+    if opened is None:
+        return
+    session, first = opened
+    connection = _Connection(websocket, session, settings, metrics, configuration, dialect)
     try:
-        await _Connection(websocket, session, settings, metrics, configuration, dialect).run()
+        ending = await connection.run(first)
     finally:
+        # Before the farewell: a client that is slow to take it shall not hold a session.
         await session.close()
+    await connection.close(ending)
+
+
+async def _open(
+    websocket: WebSocket, service: DialogueService, configuration: Configuration
+) -> tuple[Session, asyncio.Task[Message]] | None:
+    """A session, and what the client says first; None if it hung up while it waited for one."""
+    first = asyncio.create_task(websocket.receive())
+    opening = asyncio.create_task(service.open(configuration.settings()))
+    try:
+        await asyncio.wait((first, opening), return_when=asyncio.FIRST_COMPLETED)
+        gone = first.done() and first.result()["type"] == "websocket.disconnect"
+        if gone and not opening.done():
+            return None
+        return await opening, first
+    except BaseException:
+        first.cancel()
+        raise
+    finally:
+        if not opening.done():
+            opening.cancel()
+            with suppress(asyncio.CancelledError, Busy):
+                # It may have come in the last moment.
+                await (await opening).close()
 
 
 class _Connection:
@@ -129,9 +159,9 @@ class _Connection:
         self._conversation = Conversation(configuration, self._inbox, dialect)
         self._arrived = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, first: asyncio.Task[Message]) -> _Ending:
         self._send(self._conversation.opened())
-        parts = (self._receive(), self._hand_over(), self._listen(), self._write())
+        parts = (self._receive(first), self._hand_over(), self._listen(), self._write())
         tasks = [asyncio.create_task(part) for part in parts]
         try:
             limit = self._settings.session_s
@@ -140,10 +170,10 @@ class _Connection:
             if done:
                 ending = self._why(done)
         finally:
-            for task in tasks:
+            for task in (first, *tasks):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        await self._close(ending)
+        return ending
 
     def _why(self, done: set[asyncio.Task[_Ending]]) -> _Ending:
         endings = []
@@ -161,7 +191,7 @@ class _Connection:
         # A client that has gone needs no more.
         return min(endings, key=lambda one: one.code is not None)
 
-    async def _close(self, ending: _Ending) -> None:
+    async def close(self, ending: _Ending) -> None:
         if ending.code is None or self._websocket.client_state is WebSocketState.DISCONNECTED:
             return
         with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
@@ -177,16 +207,18 @@ class _Connection:
 
     # --- the four tasks ---
 
-    async def _receive(self) -> _Ending:
+    async def _receive(self, first: asyncio.Task[Message]) -> _Ending:
         """The client's messages, as they come."""
+        is_first = True
         while True:
             try:
                 async with asyncio.timeout(self._settings.idle_s):
-                    heard = await self._websocket.receive()
+                    heard = await (first if is_first else self._websocket.receive())
             except TimeoutError:
                 return _Ending(code=1000, reason="no message for too long", error="idle_timeout")
             if heard["type"] == "websocket.disconnect":
                 return _Ending(code=None)
+            is_first = False
             text = heard.get("text")
             if text is None:
                 self._error("invalid_frame", "expected JSON in text frames, got a binary frame")
@@ -197,6 +229,8 @@ class _Connection:
             if outcome.drop_sound:
                 self._outbox.drop_sound()
             self._send(outcome.events)
+            # A flood of small messages shall not keep the others waiting.
+            await asyncio.sleep(0)
             while self._inbox.num_others > MAX_WAITING_COMMANDS:
                 await asyncio.sleep(POLL_S)
 
