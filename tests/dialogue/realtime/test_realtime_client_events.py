@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -262,3 +263,41 @@ def test_whatever_comes_is_an_event_or_a_protocol_error(
     event = {**event, data.draw(st.sampled_from(fields)): data.draw(JSON_VALUES), "type": kind}
     with suppress(ProtocolError):
         assert isinstance(check(read_json(json.dumps(event))), EVENTS[kind])
+
+
+def test_what_pipecat_sends_is_taken() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipecat = pytest.importorskip("pipecat.services.openai.realtime.events")
+    session = pipecat.SessionProperties(
+        instructions="be kind",
+        output_modalities=["audio"],
+        audio=pipecat.AudioConfiguration(
+            input=pipecat.AudioInput(
+                format=pipecat.PCMAudioFormat(),
+                transcription=pipecat.InputAudioTranscription(),
+                turn_detection=pipecat.SemanticTurnDetection(eagerness="low"),
+            ),
+            output=pipecat.AudioOutput(format=pipecat.PCMUAudioFormat(), voice="alloy", speed=1.0),
+        ),
+    )
+    item = pipecat.ConversationItem(
+        type="message",
+        role="user",
+        content=[pipecat.ItemContent(type="input_text", text="hello")],
+    )
+    events = [
+        pipecat.SessionUpdateEvent(session=session),
+        pipecat.InputAudioBufferAppendEvent(audio="AAAA"),
+        pipecat.InputAudioBufferCommitEvent(),
+        pipecat.InputAudioBufferClearEvent(),
+        pipecat.ConversationItemCreateEvent(item=item),
+        pipecat.ConversationItemTruncateEvent(item_id="i", content_index=0, audio_end_ms=1),
+        pipecat.ConversationItemDeleteEvent(item_id="i"),
+        pipecat.ConversationItemRetrieveEvent(item_id="i"),
+        pipecat.ResponseCreateEvent(response=pipecat.ResponseProperties()),
+        pipecat.ResponseCancelEvent(),
+    ]
+    for event in events:
+        sent = event.model_dump(exclude_none=True)
+        assert check(read_json(json.dumps(sent))).event_id == sent["event_id"]
