@@ -324,7 +324,7 @@ def test_duplex_models_need_no_turn_detection_and_take_none() -> None:
 
 
 def test_voices_of_openai_are_the_bundles_own() -> None:
-    talk = Talk()
+    talk = Talk(voices=("slt",))
     assert (
         talk.update(audio={"output": {"voice": "marin"}})["session"]["audio"]["output"]["voice"]
         == "marin"
@@ -332,10 +332,13 @@ def test_voices_of_openai_are_the_bundles_own() -> None:
     assert talk.commands == []
     talk.update(audio={"output": {"voice": {"id": "slt"}}})
     assert talk.commands[-1].settings.voice == "slt"
+    error = error_of(talk.feed("session.update", session={"audio": {"output": {"voice": "tom"}}}))
+    assert error["param"] == "session.audio.output.voice"
+    assert "default, slt, got 'tom'" in error["message"]
 
 
 def test_a_voice_that_has_spoken_stays() -> None:
-    talk = Talk()
+    talk = Talk(voices=("slt",))
     talk.answer()
     talk.update(audio={"output": {"voice": "alloy"}})
     error = error_of(

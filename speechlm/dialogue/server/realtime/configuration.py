@@ -201,8 +201,16 @@ class Configuration:
             if says.format is not None:
                 audio["output"]["format"] = _format(says.format, "output")
             if says.voice is not None:
-                voice = says.voice
-                audio["output"]["voice"] = voice.id if isinstance(voice, VoiceId) else voice
+                voice = says.voice.id if isinstance(says.voice, VoiceId) else says.voice
+                voices = self.info.voices
+                if voice not in (OWN_VOICE, *OPENAI_VOICES, *voices):
+                    raise ProtocolError(
+                        f"expected a voice of {self.info.name}: "
+                        f"{', '.join((OWN_VOICE, *voices))}, got {voice!r}",
+                        code="invalid_value",
+                        param="session.audio.output.voice",
+                    )
+                audio["output"]["voice"] = voice
         return audio
 
     def _detection(self, wanted: TurnDetection | None) -> JSON | None:

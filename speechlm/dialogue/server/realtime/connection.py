@@ -20,6 +20,7 @@ from speechlm.dialogue.messages import (
     DeleteItem,
     Failed,
     ResponseEnded,
+    SpeechStarted,
     Truncate,
     TurnMeasured,
 )
@@ -250,10 +251,11 @@ class _Connection:
         async for event in self._session.events():
             if isinstance(event, TurnMeasured):
                 self._metrics.turn(event.figures)
-            if isinstance(event, ResponseEnded) and event.status == "cancelled":
-                dropped = self._outbox.drop_sound(event.response_id)
-                for command in self._conversation.cut_unsent(event.response_id, dropped):
-                    self._session.send(command)
+            interrupted = isinstance(event, SpeechStarted) and self._conversation.interrupts
+            if interrupted or (isinstance(event, ResponseEnded) and event.status == "cancelled"):
+                for response_id, sound_bytes in self._outbox.drop_sound().items():
+                    for command in self._conversation.cut_unsent(response_id, sound_bytes):
+                        self._session.send(command)
             self._send(self._conversation.tell(event))
             if isinstance(event, Failed):
                 return _Ending(code=1011, reason=event.code)

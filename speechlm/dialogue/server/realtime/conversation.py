@@ -43,6 +43,12 @@ class Conversation:
     def configuration(self) -> Configuration:
         return self._state.configuration
 
+    @property
+    def interrupts(self) -> bool:
+        """Whether the user's speech ends an answer."""
+        turns = self.configuration.settings().turns
+        return turns is not None and turns.interrupt
+
     def opened(self) -> list[JSON]:
         """The first event."""
         return self.said(server_event("session.created", session=self.configuration.shown))

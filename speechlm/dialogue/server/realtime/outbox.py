@@ -62,20 +62,20 @@ class Outbox:
         self.num_bytes -= len(one.text)
         return one.text
 
-    def drop_sound(self, response_id: str | None = None) -> int:
-        """Take an answer's sound out of the queue, or that of all.
+    def drop_sound(self) -> dict[str, int]:
+        """Take all sound out of the queue.
 
         Returns:
-            How much it was, bytes of sound.
+            How much it was of each answer, bytes of sound.
         """
         kept: deque[_Waiting] = deque()
-        dropped = 0
+        dropped: dict[str, int] = {}
         for one in self._waiting:
-            if one.response_id is not None and response_id in (None, one.response_id):
-                dropped += one.sound_bytes
-                self.num_bytes -= len(one.text)
-            else:
+            if one.response_id is None:
                 kept.append(one)
+            else:
+                dropped[one.response_id] = dropped.get(one.response_id, 0) + one.sound_bytes
+                self.num_bytes -= len(one.text)
         self._waiting = kept
         return dropped
 
