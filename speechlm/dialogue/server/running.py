@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -91,17 +92,18 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._last_seen: object = self
+        self._was_waiting = False
         self._watch()
 
     def _watch(self) -> None:
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
-        # Idle at two looks with no request between them: what it began isn't going to end.
-        if self.conn.their_state is h11.IDLE and self._last_seen is self.cycle:
+        begun = self.cycle is None or bool(self.conn.trailing_data[0])
+        is_waiting = self.conn.their_state is h11.IDLE and begun
+        if is_waiting and self._was_waiting:
             self.transport.close()
             return
-        self._last_seen = self.cycle if self.conn.their_state is h11.IDLE else self
+        self._was_waiting = is_waiting
         self.loop.call_later(HEADER_S, self._watch)
 
 
@@ -142,5 +144,11 @@ def serve(
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     server = Server(config, app.state.service, drain_s=drain_s, when_ready=when_ready)
     asyncio.run(server.serve(sockets=[listening]))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not uvicorn's word on each WebSocket that was refused with a response, which is allowed."""
+    return "without completing handshake" not in record.getMessage()

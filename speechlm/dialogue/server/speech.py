@@ -34,6 +34,7 @@ OPENAI_VOICES = frozenset(
     )
 )
 """Names that clients send because they must: the bundle's own voice answers to all of them."""
+MAX_UNIT = 2**31
 TEXT_FORMATS = ("json", "text", "verbose_json")
 
 
@@ -42,7 +43,7 @@ async def speak(request: Request, service: LimitedService, max_bytes: int) -> Re
     body = await read_json(request, max_bytes)
     wanted = _speech_request(body, speaks_text=service.info.speaks_text)
     name = body.get("response_format", "mp3")
-    if name not in FORMATS:
+    if not isinstance(name, str) or name not in FORMATS:
         raise _invalid("response_format", f"expected one of {', '.join(FORMATS)}, got {name!r}")
     kind = body.get("stream_format", "audio")
     if kind not in ("audio", "sse"):
@@ -127,7 +128,11 @@ def _speech_request(body: dict[str, Any], *, speaks_text: bool) -> SpeechRequest
 
 def _units(given: Any) -> tuple[tuple[int, ...], ...]:
     rows = given if isinstance(given, list) else []
-    if not rows or not all(isinstance(row, list) and set(map(type, row)) == {int} for row in rows):
+    listed = bool(rows) and all(
+        isinstance(row, list) and all(type(unit) is int and 0 <= unit < MAX_UNIT for unit in row)
+        for row in rows
+    )
+    if not listed:
         raise _invalid("units", "expected lists of whole numbers, one a codebook: [[5, 7, 7, 1]]")
     return tuple(tuple(row) for row in rows)
 
