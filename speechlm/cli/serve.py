@@ -164,7 +164,7 @@ def seconds(text: str) -> float:
 
 def run(args: Namespace) -> None:
     try:
-        from speechlm.dialogue.server import app, running
+        from speechlm.dialogue.server import app, serving
     except ModuleNotFoundError as error:
         raise PluginError(
             f"the server needs {error.name}; pip install 'speechlm[serve]'"
@@ -185,10 +185,10 @@ def run(args: Namespace) -> None:
     with ExitStack() as stack:
         certificate, key = _certificate(args, stack)
         log = _log(args, stack)
-        listening = stack.enter_context(running.bind(args.host, args.port))
+        listening = stack.enter_context(serving.bind(args.host, args.port))
         service = WorkerService(args.bundle, weights=args.weights, max_sessions=args.max_sessions)
         stack.callback(service.close)
-        running.serve(
+        serving.serve(
             app.create_app(service, settings, access, log=log),
             listening,
             max_frame_bytes=settings.max_frame_bytes,

@@ -16,32 +16,32 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from speechlm.dialogue.server import running
+from speechlm.dialogue.server import serving
 from speechlm.errors import InputError
 
 
 def test_a_port_in_use_says_so() -> None:
-    with running.bind("127.0.0.1", 0) as taken:
+    with serving.bind("127.0.0.1", 0) as taken:
         taken.listen()
         with pytest.raises(InputError, match=r"port \d+ of 127.0.0.1 is in use"):
-            running.bind("127.0.0.1", taken.getsockname()[1])
+            serving.bind("127.0.0.1", taken.getsockname()[1])
 
 
 def test_an_address_of_another_machine_says_so() -> None:
     with pytest.raises(InputError, match=r"cannot listen at 192.0.2.1, port 80"):
-        running.bind("192.0.2.1", 80)
+        serving.bind("192.0.2.1", 80)
 
 
 def while_serving(talk: Callable[[int], Coroutine[Any, Any, None]]) -> None:
     """Run ``talk`` with the port of a server that says "here"."""
     app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("here"))])
     config = uvicorn.Config(
-        app, http=running.PatientProtocol, log_config=None, lifespan="off", log_level="error"
+        app, http=serving.PatientProtocol, log_config=None, lifespan="off", log_level="error"
     )
 
     async def run() -> None:
         server = uvicorn.Server(config)
-        listening = running.bind("127.0.0.1", 0)
+        listening = serving.bind("127.0.0.1", 0)
         config.load()
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[listening])
@@ -56,7 +56,7 @@ def while_serving(talk: Callable[[int], Coroutine[Any, Any, None]]) -> None:
 
 @pytest.mark.parametrize("before", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
 def test_a_header_that_never_ends_is_closed(monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
-    monkeypatch.setattr(running, "HEADER_S", 0.05)
+    monkeypatch.setattr(serving, "HEADER_S", 0.05)
 
     async def talk(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -72,7 +72,7 @@ def test_a_header_that_never_ends_is_closed(monkeypatch: pytest.MonkeyPatch, bef
 
 
 def test_a_connection_that_asks_again_and_again_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "HEADER_S", 0.2)
+    monkeypatch.setattr(serving, "HEADER_S", 0.2)
 
     async def talk(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -87,7 +87,7 @@ def test_a_connection_that_asks_again_and_again_is_kept(monkeypatch: pytest.Monk
 
 
 def test_sockets_are_given_back() -> None:
-    with running.bind("127.0.0.1", 0) as first:
+    with serving.bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-    with running.bind("127.0.0.1", port) as again:
+    with serving.bind("127.0.0.1", port) as again:
         assert isinstance(again, socket.socket)
