@@ -30,6 +30,7 @@ COMMANDS = {
     "generate": "answer or continue recordings",
     "resynthesize": "recordings to units and back, to hear what the units keep",
     "inspect": "what a tokenizer keeps, costs and promises, as a page",
+    "serve": "talk with a bundle in the browser, or by OpenAI's Realtime protocol",
     "score": "how probable the language model finds recordings",
     "evaluate": "measure a run and write its report",
     "export": "write the language model as Hugging Face's transformers opens it",
