@@ -18,6 +18,11 @@ from speechlm.layouts.monologue import Monologue
 from speechlm.layouts.vocabulary import Vocabulary, check_units
 
 
+def is_duplex(layout: Layout) -> bool:
+    """Whether a layout holds two speakers, so that a model of it listens while it speaks."""
+    return isinstance(layout, Monologue) and layout.other
+
+
 def two_speakers(layout: Layout) -> Monologue:
     """The layout, if it holds two speakers.
 
