@@ -37,7 +37,6 @@ from speechlm.dialogue.messages import (
     Configure,
     DeleteItem,
     Event,
-    Failed,
     Hear,
     InputCleared,
     Refused,
@@ -52,6 +51,7 @@ from speechlm.dialogue.messages import (
 )
 from speechlm.dialogue.resampling import StreamResampler
 from speechlm.dialogue.settings import SessionSettings
+from speechlm.errors import InputError
 from speechlm.generation.engine import Drawn, Engine
 from speechlm.generation.request import Request
 from speechlm.layouts.live import OtherSpeaker, OwnSpeech, two_speakers
@@ -132,41 +132,33 @@ class _Waiting:
 
 
 class DuplexSession:
-    """One conversation; whoever holds it runs the engine.
-
-    After each command and each step: :meth:`drawn` for what the step drew of :attr:`ticket`, then
-    :meth:`tick`, and a step again while the engine is busy.
-    """
+    """One conversation; :class:`~speechlm.dialogue.hub.Hub` runs it beside others."""
 
     def __init__(
         self,
-        bundle: SpeechLM,
+        model: SpeechLM,
         engine: Engine,
         settings: SessionSettings,
         emit: Callable[[Event], None],
-        *,
-        name: str = "",
-        catch_up_s: float | None = CATCH_UP_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin.
-
+        """
         Args:
-            bundle: Whose layout is ``duplex``.
-            engine: Of the bundle's LM, shared with other sessions.
-            settings: The turns' do not matter.
-            emit: Called with each event, in order.
-            name: Goes into the ids of answers and items.
-            catch_up_s: From so much waiting input on, silence is dropped; None where time is
-                simulated.
+            model: The bundle, whose layout is ``duplex``; shared.
+            engine: Shared by all sessions; whoever calls its ``step`` calls :meth:`drawn` for
+                what it drew of :attr:`tickets`, and then :meth:`tick`.
+            settings: Of this conversation; those of turns do not matter.
+            emit: Is called with each event.
+            clock: Seconds, for how long frames take.
 
         Raises:
-            InputError: The bundle is none of two speakers, or its LM leaves no room.
+            InputError: The bundle is none of two speakers, or the settings ask for what it
+                cannot do.
         """
-        self._bundle = bundle
+        self._model = model
         self._engine = engine
         self._emit = emit
-        self._name = name
-        self._catch_up_s = catch_up_s
+        self._clock = clock
         self._num_answers = 0
         self._said: dict[str, float] = {}
         """Length of each answer, s, by item."""
@@ -174,15 +166,15 @@ class DuplexSession:
         self._begin(settings)
 
     def _begin(self, settings: SessionSettings) -> None:
-        bundle = self._bundle
+        model = self._model
         self.settings = settings
-        self.frame_s = bundle.tokenizer.hop_length / bundle.tokenizer.sample_rate
-        self._into = StreamResampler(settings.input_rate, bundle.tokenizer.sample_rate)
-        self._out = StreamResampler(bundle.vocoder.sample_rate, settings.output_rate)
-        self._tokenizer = bundle.tokenizer.stream()
-        self._vocoder = bundle.vocoder.stream(settings.voice or bundle.reply_voice)
-        self._other = OtherSpeaker(bundle.lm.layout, bundle.lm.vocabulary)
-        self._own = OwnSpeech(bundle.lm.layout, bundle.lm.vocabulary)
+        self.frame_s = model.tokenizer.hop_length / model.tokenizer.sample_rate
+        self._into = StreamResampler(settings.input_rate, model.tokenizer.sample_rate)
+        self._out = StreamResampler(model.vocoder.sample_rate, settings.output_rate)
+        self._tokenizer = model.tokenizer.stream()
+        self._vocoder = model.vocoder.stream(settings.voice or model.reply_voice)
+        self._other = OtherSpeaker(model.lm.layout, model.lm.vocabulary)
+        self._own = OwnSpeech(model.lm.layout, model.lm.vocabulary)
         self._gate = Gate(self.frame_s)
         self._answer: _Answer | None = None
         self._waiting = _Waiting()
@@ -198,19 +190,18 @@ class DuplexSession:
         """Frames of input dropped to catch up."""
         self.num_lost = 0
         """Frames of input that were too much."""
-        (self.ticket,) = self._engine.add(duplex_request(bundle.lm, settings))
-        self._give(torch.zeros(bundle.tokenizer.num_codebooks, 0, dtype=torch.int64))
+        self.tickets: tuple[int, ...] = tuple(self._engine.add(duplex_request(model.lm, settings)))
+        self._give(torch.zeros(model.tokenizer.num_codebooks, 0, dtype=torch.int64))
+
+    @property
+    def wait_s(self) -> float | None:
+        """None: nothing happens by waiting."""
+        return None
 
     @property
     def backlog_s(self) -> float:
         """Input that was not heard yet."""
-        return self._waiting.length / self._bundle.tokenizer.sample_rate
-
-    @property
-    def idle(self) -> bool:
-        """Whether all that was heard was answered to, but for less than a frame."""
-        few = self._waiting.length < self._bundle.tokenizer.hop_length
-        return self._ended or (few and self._num_given < self._num_drawn)
+        return self._waiting.length / self._model.tokenizer.sample_rate
 
     def handle(self, command: Command) -> None:
         """Take a command; never blocks for long: sound is only put aside."""
@@ -255,16 +246,15 @@ class DuplexSession:
 
     def tick(self) -> None:
         """Let the model hear the next frame, if it is done with those before."""
-        hop = self._bundle.tokenizer.hop_length
+        hop = self._model.tokenizer.hop_length
         while not self._ended and self._num_given <= self._num_drawn:
             if self._waiting.length < hop:
                 return
             frame = self._waiting.take(hop)
-            behind = self._catch_up_s is not None and self.backlog_s > self._catch_up_s
-            if behind and is_silent(frame):
+            if self.backlog_s > CATCH_UP_S and is_silent(frame):
                 self.num_dropped += 1
                 continue
-            begun = time.perf_counter()
+            begun = self._clock()
             self._begun.extend([begun] * self._give(self._tokenizer.push(frame)))
 
     def drawn(self, drawn: Drawn) -> None:
@@ -275,19 +265,24 @@ class DuplexSession:
         if codes.shape[1]:
             self._say(self._out.push(self._vocoder.push(codes)))
         if len(self._begun) > self._num_given - (self._num_drawn - 1):
-            self._frames_ms.append(1000 * (time.perf_counter() - self._begun.popleft()))
+            self._frames_ms.append(1000 * (self._clock() - self._begun.popleft()))
         if drawn.finished:
-            self._fail("context_full", "the model's context is full and cannot move on")
+            if self._answer is not None:
+                self._end("failed", "the context is full")
+            raise InputError(
+                "the model's context is full, and its positions are none that could move on; "
+                "open another session"
+            )
 
     def close(self) -> None:
         """Free what the engine holds; nothing is said any more."""
         self._ended = True
-        self._engine.cancel(self.ticket)
+        self._engine.cancel(self.tickets[0])
 
     def _hear(self, samples: np.ndarray[Any, np.dtype[np.float32]]) -> None:
         self._input_samples += len(samples)
         self._waiting.push(self._into.push(torch.from_numpy(np.ascontiguousarray(samples))))
-        tokenizer = self._bundle.tokenizer
+        tokenizer = self._model.tokenizer
         too_much = self._waiting.length - round(MOST_WAITING_S * tokenizer.sample_rate)
         if too_much > 0:
             frames = -(-too_much // tokenizer.hop_length)
@@ -299,12 +294,12 @@ class DuplexSession:
         """Let the engine know what was heard; how many columns it made."""
         cells = self._other.push(codes)
         self._num_given += cells.shape[1]
-        self._engine.give(self.ticket, cells)
+        self._engine.give(self.tickets[0], cells)
         return cells.shape[1]
 
     def _write(self, column: tuple[int, ...]) -> None:
         token = self._own.text_token(column)
-        written = self._bundle.lm.text_tokenizer
+        written = self._model.lm.text_tokenizer
         if token is not None and written is not None and self._answer is not None:
             self._answer.tokens.append(token)
             text = written.decode(self._answer.tokens)
@@ -345,7 +340,7 @@ class DuplexSession:
     def _start(self) -> None:
         previous = next(reversed(self._said), None)
         self._num_answers += 1
-        number = f"{self._name}_{self._num_answers}" if self._name else str(self._num_answers)
+        number = self._num_answers
         self._answer = _Answer(response_id=f"resp_{number}", item_id=f"item_{number}")
         self._emit(
             ResponseStarted(
@@ -413,7 +408,7 @@ class DuplexSession:
                 f"{', '.join(kept)} of a full-duplex session cannot change once it has heard sound",
             )
         else:
-            self._engine.cancel(self.ticket)
+            self._engine.cancel(self.tickets[0])
             self._begin(settings)
 
     def _cancel(self, response_id: str | None) -> None:
@@ -447,9 +442,3 @@ class DuplexSession:
 
     def _refuse(self, command: Command, code: str, message: str) -> None:
         self._emit(Refused(command=type(command).__name__, code=code, message=message))
-
-    def _fail(self, code: str, message: str) -> None:
-        if self._answer is not None:
-            self._end("failed", message)
-        self.close()
-        self._emit(Failed(code=code, message=message))

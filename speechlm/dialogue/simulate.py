@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from speechlm.bundle import SpeechLM
-from speechlm.dialogue.duplex import CATCH_UP_S, DuplexSession, duplex_request
+from speechlm.dialogue.hub import Hub
 from speechlm.dialogue.messages import (
     Command,
     Event,
+    Failed,
     Hear,
     ResponseEnded,
     Sound,
@@ -31,9 +31,10 @@ from speechlm.dialogue.messages import (
 )
 from speechlm.dialogue.settings import RATES, SessionSettings
 from speechlm.dialogue.users import Heard, User
-from speechlm.generation.engine import Engine
-from speechlm.generation.request import positions_of
+from speechlm.errors import SpeechLMError
 
+USER = "user"
+"""The only session's id."""
 STRETCH_S = 0.02
 """The clock's step."""
 REST_S = 2.0
@@ -41,18 +42,6 @@ REST_S = 2.0
 so long."""
 MOST_REST_S = 30.0
 """And no longer than this."""
-
-
-class Run(Protocol):
-    """A session with the engine that it needs, on the caller's thread."""
-
-    def handle(self, command: Command) -> None: ...
-
-    def step(self) -> bool:
-        """Compute a little; False where there is nothing to do."""
-        ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,48 +55,6 @@ class Dialogue:
     """The model, as it was heard, float32 [T]."""
     events: list[dict[str, Any]]
     """What happened, in order: ``time_s`` on the input's clock, ``type``, and the rest."""
-
-
-class DuplexRun:
-    """A duplex session alone with an engine."""
-
-    def __init__(
-        self,
-        bundle: SpeechLM,
-        settings: SessionSettings,
-        emit: Callable[[Event], None],
-        *,
-        real_time: bool,
-    ) -> None:
-        needed = positions_of(bundle.lm, duplex_request(bundle.lm, settings))
-        self._engine = Engine(bundle.lm, num_positions=needed, weights=bundle.weights)
-        catch_up_s = CATCH_UP_S if real_time else None
-        self._session = DuplexSession(bundle, self._engine, settings, emit, catch_up_s=catch_up_s)
-        self.handle = self._session.handle
-        self.close = self._session.close
-
-    def step(self) -> bool:
-        if not self._engine.busy:
-            return False
-        for drawn in self._engine.step():
-            self._session.drawn(drawn)
-        self._session.tick()
-        return True
-
-
-def open_run(
-    bundle: SpeechLM,
-    settings: SessionSettings,
-    emit: Callable[[Event], None],
-    *,
-    real_time: bool = False,
-) -> Run:
-    """A session of the kind that the bundle is for.
-
-    Raises:
-        InputError: The bundle cannot hold a dialogue under these settings.
-    """
-    return DuplexRun(bundle, settings, emit, real_time=real_time)
 
 
 def rate_for(bundle: SpeechLM) -> int:
@@ -132,17 +79,23 @@ def simulate(
     """
     rate = settings.input_rate
     assert settings.output_rate == rate
-    stage = _Stage(rate)
-    run = open_run(bundle, settings, stage.take, real_time=real_time)
+    stage = _Stage(rate, measured=real_time)
+    began = time.monotonic()
+
+    def clock() -> float:
+        return time.monotonic() - began if real_time else stage.position / rate
+
+    hub = Hub(bundle, lambda _, event: stage.take(event), max_sessions=1, clock=clock)
+    hub.open(USER, settings)
     try:
-        _play(run, user, stage, rate, real_time=real_time)
+        _play(hub, user, stage, rate, began if real_time else None)
     finally:
-        run.close()
+        hub.close(USER)
     return stage.dialogue(user)
 
 
-def _play(run: Run, user: User, stage: _Stage, rate: int, *, real_time: bool) -> None:
-    began = time.perf_counter()
+def _play(hub: Hub, user: User, stage: _Stage, rate: int, began: float | None) -> None:
+    """Let time pass; ``began`` is when it did in real time."""
     size = round(STRETCH_S * rate)
     rested = 0
     while True:
@@ -157,21 +110,27 @@ def _play(run: Run, user: User, stage: _Stage, rate: int, *, real_time: bool) ->
         if not size:
             return
         stage.play(said)
-        run.handle(Hear(samples=said.numpy()))
-        due = began + stage.position / rate
-        while (not real_time or time.perf_counter() < due) and run.step():
-            pass
-        if real_time:
-            time.sleep(max(0.0, due - time.perf_counter()))
+        hub.handle(USER, Hear(samples=said.numpy()))
         for command in stage.answers():
-            run.handle(command)
+            hub.handle(USER, command)
+        if began is None:
+            while hub.step():
+                pass
+            continue
+        due = began + stage.position / rate
+        while (left := due - time.monotonic()) > 0:
+            if not hub.step():
+                wait = hub.wait_s
+                time.sleep(min(left, max(wait, 0.001) if wait is not None else left))
 
 
 class _Stage:
     """What was said by either side, and the queue of what will be heard."""
 
-    def __init__(self, rate: int) -> None:
+    def __init__(self, rate: int, *, measured: bool = False) -> None:
         self._rate = rate
+        self._measured = measured
+        """Whether the session's own figures are kept, which no two runs share."""
         self._inputs: list[Tensor] = []
         self._outputs: list[Tensor] = []
         self._queue: deque[tuple[str, Tensor]] = deque()
@@ -196,8 +155,10 @@ class _Stage:
                 self._queue = deque(one for one in self._queue if one[0] != event.item_id)
                 heard_s = self._played.get(event.item_id, 0) / self._rate
                 self._answers.append(Truncate(item_id=event.item_id, heard_s=heard_s))
-            case TurnMeasured():
+            case TurnMeasured() if not self._measured:
                 return
+            case Failed():
+                raise SpeechLMError(f"the session broke: {event.message}")
         told = {one.name: getattr(event, one.name) for one in fields(event)}
         if "at" in told:
             told["at_s"] = told.pop("at") / self._rate

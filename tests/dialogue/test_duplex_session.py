@@ -101,7 +101,7 @@ def test_sessions_at_once_say_what_each_says_alone(bundle: SpeechLM) -> None:
             for start in range(0, len(waves[0]), 700)
             if start % (number + 1) == 0
         ]
-        alone = converse(bundle, np.concatenate(taken), [], one, catch_up_s=None)
+        alone = converse(bundle, np.concatenate(taken), [], one)
         assert np.array_equal(heard(said), heard(alone))
 
 
@@ -200,7 +200,7 @@ def test_settings_change_until_something_was_heard(bundle: SpeechLM) -> None:
 def test_who_is_behind_drops_silence_and_only_silence(bundle: SpeechLM) -> None:
     def run(wave: np.ndarray[Any, Any]) -> DuplexSession:
         engine = Engine(bundle.lm, num_positions=256)
-        session = DuplexSession(bundle, engine, ENDLESS, lambda event: None, catch_up_s=1.0)
+        session = DuplexSession(bundle, engine, ENDLESS, lambda event: None)
         session.handle(Hear(samples=wave))
         run_engine(engine, [session])
         return session

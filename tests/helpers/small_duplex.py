@@ -59,7 +59,7 @@ def noise(seconds: float, rate: int = 16_000, seed: int = 0) -> np.ndarray[Any, 
 
 def run_engine(engine: Engine, sessions: Iterable[DuplexSession]) -> None:
     """Until there is nothing left to do."""
-    by_ticket = {session.ticket: session for session in sessions}
+    by_ticket = {session.tickets[0]: session for session in sessions}
     while engine.busy:
         for drawn in engine.step():
             by_ticket[drawn.ticket].drawn(drawn)
@@ -72,12 +72,11 @@ def converse(
     wave: np.ndarray[Any, Any],
     cuts: Sequence[int],
     settings: SessionSettings,
-    **options: Any,
 ) -> list[Event]:
     """Everything that one session alone says to a wave that comes in pieces of ``cuts``."""
     events: list[Event] = []
     engine = Engine(bundle.lm, num_positions=256)
-    session = DuplexSession(bundle, engine, settings, events.append, **options)
+    session = DuplexSession(bundle, engine, settings, events.append)
     for piece in np.split(wave, np.cumsum(cuts)):
         session.handle(Hear(samples=piece))
         run_engine(engine, [session])
