@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from speechlm.data.dialogues import REMARKED_S, Dialogue, Turn
+from speechlm.data.events import Event, Speaker
 from speechlm.data.human import SPEAKER, human_clips
 from speechlm.data.rendering import MARGIN_S, SAMPLE_RATE, Spans, hear, say
 
-Speaker = Literal["user", "model"]
-Kind = Literal["turn", "pause", "gap", "backchannel", "interruption", "overlap"]
 CHANNELS: tuple[Speaker, Speaker] = ("user", "model")
 """Who speaks in which channel."""
 GRID_S = 0.08
@@ -43,27 +42,6 @@ NO_NOISE = 0.3
 """Share of dialogues that have none."""
 TAIL_S = 0.6
 """After the last word."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happens in a dialogue; times in seconds."""
-
-    kind: Kind
-    """``turn``; ``pause`` within a turn; ``gap`` from one speaker's turn to the other's;
-    ``backchannel``; ``interruption``, from where the user cuts in to where the model is silent;
-    ``overlap``, both speaking."""
-    speaker: Speaker
-    """Whose it is; of gaps and overlaps whoever comes in."""
-    start_s: float
-    end_s: float
-    text: str = ""
-
-    def to_dict(self, dialogue: str) -> dict[str, Any]:
-        """As a line of the ground truth has it."""
-        times = {"start": round(self.start_s, 3), "end": round(self.end_s, 3)}
-        row = {"dialogue": dialogue, "kind": self.kind, "speaker": self.speaker, **times}
-        return {**row, "text": self.text} if self.text else row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

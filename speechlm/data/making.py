@@ -26,10 +26,12 @@ from typing import Any
 
 from speechlm.config import CorpusConfig, RunConfig
 from speechlm.data import human
-from speechlm.data.corpus import MANIFEST_NAME
+from speechlm.data.corpus import MANIFEST_NAME, open_corpus
 from speechlm.data.dialogues import Dialogue, plan_dialogues
 from speechlm.data.espeak import Voice, list_voices
+from speechlm.data.events import EVENTS_NAME, read_events
 from speechlm.data.questions import Question, questions
+from speechlm.data.situations import write_situations
 from speechlm.data.text_lines import read_lines
 from speechlm.errors import CorpusError, PartialFailure
 from speechlm.files import read_json, write_aside, write_folder_aside, write_json
@@ -38,8 +40,8 @@ from speechlm.progress import progress, say
 BATCH_SIZE = 256
 """Most utterances that a kill can cost a process."""
 ANSWERS_NAME = "answers"
-EVENTS_NAME = "events.jsonl"
-"""Beside the manifest of dialogues: what happens in them when."""
+SITUATIONS_NAME = "situations"
+"""The test's dialogues cut into what happens in them, beside a manifest of dialogues."""
 ROWS_NAME = "rows.jsonl"
 """A batch's share of the manifest."""
 SETTINGS_NAME = "making.json"
@@ -88,6 +90,9 @@ def make_corpus(config: RunConfig) -> None:
     try:
         _claim(folder, _settings(config, batches))
         _fill(folder, batches, config.corpus)
+        if config.corpus.kind == "dialogue" and not (folder / SITUATIONS_NAME).is_dir():
+            users = [each for each in open_corpus(folder) if each.split == "test" and each.reply]
+            write_situations(folder / SITUATIONS_NAME, users, read_events(folder / EVENTS_NAME))
     except OSError as error:
         raise PartialFailure(
             f"{error.filename or folder}: {error.strerror}; what is whole is kept: "

@@ -1,10 +1,10 @@
 """Dialogues of two channels: the ground truth is where the sound is."""
 
-import json
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from speechlm.config import RunConfig, load_config
@@ -13,8 +13,11 @@ from speechlm.data.corpus import open_corpus
 from speechlm.data.dialogue_rendering import GRID_S, Rendered, render_dialogue
 from speechlm.data.dialogues import GAP_LIMITS_S, STOP_S, Dialogue, Turn, plan_dialogues
 from speechlm.data.espeak import Voice, restart
-from speechlm.data.making import EVENTS_NAME, make_corpus
+from speechlm.data.events import EVENTS_NAME, read_events
+from speechlm.data.making import SITUATIONS_NAME, make_corpus
 from speechlm.data.questions import questions
+from speechlm.data.situations import find_situations
+from speechlm.evaluation.tasks.full_duplex import read_samples
 
 pytest.importorskip("espeakng_loader")
 
@@ -160,10 +163,7 @@ def made(tmp_path_factory) -> RunConfig:
 
 def test_a_corpus_of_dialogues_holds_both_channels_and_what_happens(made) -> None:
     corpus = open_corpus(made.corpus_path)
-    events = defaultdict(list)
-    for line in (made.corpus_path / EVENTS_NAME).read_text().splitlines():
-        event = json.loads(line)
-        events[event["dialogue"]].append(event)
+    events = read_events(made.corpus_path / EVENTS_NAME)
     users = [recording for recording in corpus if recording.id.endswith(".user")]
     assert {user.split for user in users} == {"train", "valid", "test"}
     assert len(users) == len(events) == len(corpus) / 2 == 12
@@ -174,9 +174,9 @@ def test_a_corpus_of_dialogues_holds_both_channels_and_what_happens(made) -> Non
         waves = user.load(RATE), model.load(RATE)
         assert waves[0].shape == waves[1].shape
         for event in events[user.id.removesuffix(".user")]:
-            if event["kind"] == "turn":
-                wave = waves[event["speaker"] == "model"]
-                span = slice(round(event["start"] * RATE), round(event["end"] * RATE))
+            if event.kind == "turn":
+                wave = waves[event.speaker == "model"]
+                span = slice(round(event.start_s * RATE), round(event.end_s * RATE))
                 assert wave[span].abs().max() > 0.02
 
 
@@ -188,3 +188,39 @@ def test_dialogues_are_made_once(made, capsys) -> None:
     assert {path: path.stat().st_mtime_ns for path in Path(made.corpus_path).rglob("*.flac")} == (
         before
     )
+
+
+def test_what_happens_is_cut_out_as_full_duplex_bench_has_it(made) -> None:
+    samples = read_samples(made.corpus_path / SITUATIONS_NAME)
+    tested = {each.id[:-5] for each in open_corpus(made.corpus_path) if each.split == "test"}
+    happened = read_events(made.corpus_path / EVENTS_NAME)
+    events = [event for name in happened if name in tested for event in happened[name]]
+    answers = [e for e in events if (e.kind, e.speaker) == ("gap", "model")]
+    kinds = Counter(sample.kind for sample in samples)
+    assert kinds["pause"] + kinds["turn"] + kinds["interruption"] == len(answers)
+    assert kinds["overlap"] == sum(event.kind == "backchannel" for event in events)
+    for sample in samples:
+        wave, rate = soundfile.read(sample.input)
+        start, end = (round(time_s * rate) for time_s in sample.event)
+        if sample.kind == "turn":
+            assert abs(wave[start - rate // 4 : start]).max() > 0.02
+            assert abs(wave[start + rate // 20 : start + rate // 2]).max() < 0.02
+        elif sample.kind == "pause":
+            assert abs(wave[start + 80 : end - 80]).max() < 0.02
+            assert abs(wave[end : end + rate // 2]).max() > 0.02
+        else:
+            assert abs(wave[start:end]).max() > 0.02
+
+
+def test_a_situation_has_its_times_from_its_own_begin() -> None:
+    turns = ask(answer=COUNT, stop_s=0.2, disturbed_at=0.4), ask("What comes after two?")
+    rendered = render_dialogue(dialogue(*turns))
+    duration_s = rendered.wave.shape[1] / RATE
+    first, second = find_situations(rendered.events, duration_s)
+    assert (first.kind, second.kind) == ("smooth_turn_taking", "user_interruption")
+    cut = one(rendered, "interruption")
+    assert first.end_s == cut.start_s
+    (told,) = second.annotation
+    assert (told["context"], told["interrupt"]) == (turns[0].text, turns[1].text)
+    assert second.start_s + told["timestamp"][0] == pytest.approx(cut.start_s, abs=1e-3)
+    assert second.end_s <= duration_s

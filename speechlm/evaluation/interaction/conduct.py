@@ -7,19 +7,16 @@ speak) are none. So each kind gives a share of right ones over independent momen
 :func:`speechlm.evaluation.intervals.wilson_interval` and the paired tests of
 :mod:`speechlm.evaluation.significance` take as they are.
 
-The truth is what ``speechlm corpus corpus.kind=dialogue`` writes as ``events.jsonl``.
+The truth is what :func:`speechlm.data.events.read_events` reads.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from speechlm.data.dialogue_rendering import Event
-from speechlm.errors import CorpusError
+from speechlm.data.events import Event
 from speechlm.evaluation.interaction.full_duplex import MODEL_PAUSE_S, join_spans
 from speechlm.evaluation.interaction.turns import Span
 
@@ -42,29 +39,6 @@ class Moment:
     right: bool
     latency_s: float | None = None
     """From the end of a question to the answer, or from the cut to silence; None of others."""
-
-
-def read_events(path: Path) -> dict[str, list[Event]]:
-    """The truth of every dialogue by its name, in order.
-
-    Raises:
-        CorpusError: There is no such file, or a line is no event.
-    """
-    dialogues: dict[str, list[Event]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise CorpusError(f"{path}: the events cannot be read: {error.strerror}") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            event = Event(
-                row["kind"], row["speaker"], row["start"], row["end"], row.get("text", "")
-            )
-            dialogues.setdefault(row["dialogue"], []).append(event)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorpusError(f"{path}:{number}: expected an event of a dialogue") from error
-    return dialogues
 
 
 def find_moments(events: Sequence[Event], spans: Sequence[Span]) -> Iterator[Moment]:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from speechlm.data.dialogue_rendering import Event
+from speechlm.data.events import Event, read_events
 from speechlm.errors import CorpusError
-from speechlm.evaluation.interaction.conduct import Moment, find_moments, read_events
+from speechlm.evaluation.interaction.conduct import Moment, find_moments
 
 QUESTION = [
     Event("turn", "user", 1.0, 3.0, "What comes after one?"),
