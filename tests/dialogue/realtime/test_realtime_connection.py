@@ -56,6 +56,23 @@ def test_a_turn_goes_over_the_wire_and_the_session_ends_with_it() -> None:
     asyncio.run(run())
 
 
+def test_a_turn_in_the_beta_dialect() -> None:
+    async def run() -> None:
+        async with serving(ToneService(), "beta") as served, talking(served) as client:
+            await client.say("session.update", session={"turn_detection": None, "voice": "alloy"})
+            assert (await client.until("session.updated"))["session"]["turn_detection"] is None
+            await ask(client)
+            delta = await client.until("response.audio.delta")
+            assert len(base64.b64decode(delta["delta"])) == 2 * 2400
+            done = await client.until("response.done")
+            assert done["response"]["modalities"] == ["text", "audio"]
+            kinds = {event["type"] for event in client.events}
+            assert "conversation.item.created" in kinds
+            assert not {"conversation.item.added", "conversation.item.done"} & kinds
+
+    asyncio.run(run())
+
+
 def test_the_subprotocol_is_answered_where_it_was_offered() -> None:
     async def run() -> None:
         async with serving(ToneService()) as served:

@@ -89,10 +89,13 @@ async def five_questions(model: SpeechLM) -> None:
     ):
         caller = Caller(connection)
         await caller.until("session.created")
-        await connection.session.update(session={"type": "realtime", "max_output_tokens": 10})
-        await caller.until("session.updated")
         answers = []
         for number in range(5):
+            # The one that is interrupted must still be going on then.
+            longest: Any = "inf" if number == 2 else 10
+            session = {"type": "realtime", "max_output_tokens": longest}
+            await connection.session.update(session=session)
+            await caller.until("session.updated")
             await caller.ask()
             delta = await caller.until("response.output_audio.delta")
             if number == 2:
@@ -119,6 +122,43 @@ async def five_questions(model: SpeechLM) -> None:
 
 def test_five_spoken_questions_one_of_them_interrupted_and_truncated(model: SpeechLM) -> None:
     asyncio.run(five_questions(model))
+
+
+async def barge_in(model: SpeechLM) -> None:
+    async with (
+        LocalService(model) as service,
+        serving(service) as served,
+        client_of(served) as client,
+        client.realtime.connect(model="any") as connection,
+    ):
+        caller = Caller(connection)
+        await caller.ask()
+        answer = await caller.until("response.output_audio.delta")
+        said = len(caller.events)
+        for _ in range(3):  # one word alone could be a back-channel
+            await caller.ask(0.0)
+        await caller.until("input_audio_buffer.speech_started")
+        done = (await caller.until("response.done"))["response"]
+        assert done["id"] == answer["response_id"]
+        assert done["status_details"] == {"type": "cancelled", "reason": "turn_detected"}
+        kinds = [event["type"] for event in caller.events[said:]]
+        after = kinds[kinds.index("input_audio_buffer.speech_started") + 1 :]
+        assert after == [
+            "response.output_audio.done",
+            "response.output_audio_transcript.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "conversation.item.done",
+            "response.done",
+        ]
+        # What was said over the answer is answered.
+        await caller.ask()
+        await caller.until("input_audio_buffer.committed")
+        await caller.until("response.output_audio.delta")
+
+
+def test_speaking_over_an_answer_ends_it(model: SpeechLM) -> None:
+    asyncio.run(barge_in(model))
 
 
 async def push_to_talk(model: SpeechLM) -> None:
