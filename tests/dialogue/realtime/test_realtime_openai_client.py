@@ -203,6 +203,47 @@ def test_push_to_talk_has_the_codes_that_clients_know(model: SpeechLM) -> None:
     asyncio.run(push_to_talk(model))
 
 
+async def storm(model: SpeechLM) -> None:
+    async with (
+        LocalService(model) as service,
+        serving(service) as served,
+        client_of(served) as client,
+        client.realtime.connect(model="any") as connection,
+    ):
+        caller = Caller(connection)
+        manual = {"type": "realtime", "audio": {"input": {"turn_detection": None}}}
+        await connection.session.update(session=manual)
+        await caller.ask(0.0)
+        for _ in range(20):
+            await connection.input_audio_buffer.commit()
+            await connection.response.create()
+            await connection.response.cancel()
+            await connection.conversation.item.truncate(
+                item_id="none", content_index=0, audio_end_ms=0
+            )
+            await caller.ask(0.0)
+        await connection.input_audio_buffer.commit()
+        await connection.response.create(response={**ANSWER, "metadata": {"last": "yes"}})
+        while True:
+            event = await caller.hear()
+            if event["type"] == "response.done" and event["response"]["metadata"]:
+                break
+        created = [one for one in caller.events if one["type"] == "response.created"]
+        done = [one["response"] for one in caller.events if one["type"] == "response.done"]
+        errors = [one["error"]["code"] for one in caller.events if one["type"] == "error"]
+        assert [one["response"]["id"] for one in created] == [one["id"] for one in done]
+        assert done[-1]["status"] == "incomplete"
+        # Each cancel and each truncation was answered, with an end or with an error.
+        cancelled = sum(one["status"] == "cancelled" for one in done)
+        assert cancelled + errors.count("response_cancel_not_active") == 20
+        assert errors.count("item_truncate_invalid_item_id") == 20
+        assert len(done) == 21
+
+
+def test_a_storm_of_interruptions_is_answered_and_passes(model: SpeechLM) -> None:
+    asyncio.run(storm(model))
+
+
 async def answer_beside(model: SpeechLM, others: int) -> bytes:
     """The sound of a seeded answer while others talk too."""
 
