@@ -19,6 +19,7 @@ from speechlm.dialogue.messages import (
     Command,
     DeleteItem,
     Failed,
+    Respond,
     ResponseEnded,
     SpeechStarted,
     Truncate,
@@ -269,8 +270,9 @@ class _Connection:
     # --- helpers ---
 
     def _queue(self, command: Command) -> None:
-        if isinstance(command, Cancel | Truncate | DeleteItem):
-            # What stops something does not wait behind sound.
+        # What stops something does not wait behind sound, unless that is still to begin.
+        stops = isinstance(command, Cancel | Truncate | DeleteItem)
+        if stops and not self._inbox.holds(Respond):
             self._session.send(command)
             return
         rate = self._conversation.configuration.input_format.rate
