@@ -124,6 +124,21 @@ def test_where_no_session_is_free_it_is_said_at_once(dialect: Any) -> None:
     asyncio.run(run())
 
 
+def test_a_session_that_cannot_begin_is_told() -> None:
+    async def run() -> None:
+        async with serving(ToneService(name="broken")) as served:
+            async with connect(served.url) as socket:
+                event = json.loads(await socket.recv())
+                judge_all([event])
+                assert event["error"]["code"] == "session_failed"
+                with pytest.raises(ConnectionClosed):
+                    await socket.recv()
+                assert socket.close_code == 1011
+            await served.idle()
+
+    asyncio.run(run())
+
+
 def test_who_hangs_up_while_waiting_for_a_session_gets_none() -> None:
     async def run() -> None:
         service = ToneService()
