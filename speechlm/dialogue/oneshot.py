@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,15 +14,64 @@ from speechlm.config import SamplingConfig
 from speechlm.dialogue.messages import Samples
 from speechlm.dialogue.resampling import StreamResampler
 from speechlm.dialogue.service import SpeechRequest
-from speechlm.errors import InputError
+from speechlm.errors import InputError, SpeechLMError
 from speechlm.generation.generate import generate_stream
 from speechlm.layouts.grid import Content, Prompt
 from speechlm.layouts.vocabulary import CONTROLS, check_units
 from speechlm.protocols import Speaker
 
+MAX_SPEECH_S = 600.0
+"""Longer speech is to be asked for in parts."""
 MAX_CHUNK_S = 0.5
 """Chunks double from the first one to this length: it comes soon, the rest costs little."""
 SPEEDS = (0.25, 4.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Recording:
+    """What is to be written down."""
+
+    samples: Samples
+    sample_rate: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class More:
+    """The next piece, please: nobody makes more than is taken."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Piece:
+    """Answers :class:`More`."""
+
+    content: Samples | str | None = None
+    """None: that was all."""
+    error: Exception | None = None
+
+
+class OneShots:
+    """Work that is being done for callers, piece by piece, between the steps of sessions."""
+
+    def __init__(self, model: SpeechLM) -> None:
+        self._model = model
+        self._begun: dict[str, Iterator[Samples | str]] = {}
+
+    def begin(self, name: str, work: SpeechRequest | Recording) -> None:
+        if isinstance(work, SpeechRequest):
+            self._begun[name] = speak(self._model, work)
+        else:
+            self._begun[name] = transcribe(self._model, work.samples, work.sample_rate)
+
+    def more(self, name: str) -> Piece:
+        """The next piece of some work; of work that is over or unknown an empty one."""
+        try:
+            return Piece(content=next(self._begun.get(name, iter(())), None))
+        except SpeechLMError as error:
+            return Piece(error=error)
+
+    def end(self, name: str) -> None:
+        """Forget some work; what is not there is let pass."""
+        self._begun.pop(name, None)
 
 
 def can_speak_text(model: SpeechLM) -> bool:
@@ -69,8 +119,12 @@ def speak(model: SpeechLM, request: SpeechRequest) -> Iterator[Samples]:
     yield from _samples(resampler.finish())
 
 
-def transcribe(model: SpeechLM, samples: Samples, sample_rate: int) -> str:
+def transcribe(model: SpeechLM, samples: Samples, sample_rate: int) -> Iterator[str]:
     """Write down a recording, float32 [T] at ``sample_rate``.
+
+    Returns:
+        Pieces that together are the text; empty ones while it is being written, so that whoever
+        asks for them can do something else in between.
 
     Raises:
         InputError: The bundle does not transcribe, or the recording cannot be used, or is longer
@@ -82,11 +136,14 @@ def transcribe(model: SpeechLM, samples: Samples, sample_rate: int) -> str:
     model.lm.vocabulary.check(units)
     content = _heard_content(model, units.codes)
     prompt = model.lm.layout.prompt(model.lm.vocabulary, content)
-    columns = list(_until_next_part(model, prompt, seed=0))
-    ids = torch.tensor([column[0] for column in columns], dtype=torch.int64)
+    ids = []
+    for column in _until_next_part(model, prompt, seed=0):
+        ids.append(column[0] - model.lm.vocabulary.first_text)
+        if len(ids) % FIRST_CHUNK_UNITS == 0:
+            yield ""
     text = model.lm.text_tokenizer
     assert text is not None
-    return text.decode(ids - model.lm.vocabulary.first_text).strip()
+    yield text.decode(ids).strip()
 
 
 def _said(model: SpeechLM, request: SpeechRequest) -> Iterator[Tensor]:
@@ -127,6 +184,8 @@ def _chunked(model: SpeechLM, request: SpeechRequest) -> Iterator[Tensor]:
             f"expected units of {tokenizer.num_codebooks} codebooks, one list of the same length "
             f"each, got lengths {[len(row) for row in rows][:32]}"
         )
+    if len(rows[0]) > MAX_SPEECH_S * tokenizer.frame_rate:
+        raise InputError(f"expected units of at most {MAX_SPEECH_S:g} s; give them in parts")
     codes = torch.tensor(rows, dtype=torch.int64)
     sizes = getattr(tokenizer, "codebook_sizes", (tokenizer.vocab_size,) * len(rows))
     for row, size in zip(codes, sizes, strict=True):

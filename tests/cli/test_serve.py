@@ -13,14 +13,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-for name in ("starlette", "uvicorn", "prometheus_client", "trustme", "websockets", "httpx"):
-    pytest.importorskip(name)
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+pytest.importorskip("prometheus_client")
+pytest.importorskip("trustme")
+pytest.importorskip("websockets")
+pytest.importorskip("httpx")
 
 import httpx
 import numpy as np
@@ -154,18 +159,15 @@ def test_it_serves_over_tls_with_the_token_alone(secure: Served) -> None:
 
 
 def test_a_message_of_more_than_16_mib_closes_with_1009(secure: Served) -> None:
-    async def flood() -> int:
+    async def flood() -> int | None:
         url = f"wss://127.0.0.1:{secure.port}/v1/realtime"
         async with connect(url, ssl=trusting(), additional_headers=AUTHORIZED) as socket:
             await socket.recv()
-            try:
+            with suppress(ConnectionClosed):
                 await socket.send("x" * (16 * 2**20 + 1))
                 while True:
                     await socket.recv()
-            except ConnectionClosed as closed:
-                assert closed.rcvd is not None
-                return closed.rcvd.code
-        raise AssertionError
+            return socket.close_code
 
     assert asyncio.run(flood()) == 1009
 
