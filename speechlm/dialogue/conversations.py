@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from speechlm.bundle import SpeechLM
-from speechlm.dialogue.messages import Command, Event, Failed, Hear
-from speechlm.dialogue.service import BundleInfo, Busy
+from speechlm.dialogue.messages import Command, Event, Failed, Hear, Samples
+from speechlm.dialogue.oneshot import More, Piece, Recording, can_speak_text, can_transcribe
+from speechlm.dialogue.service import BundleInfo, Busy, SpeechRequest
 from speechlm.dialogue.settings import SessionSettings
 from speechlm.errors import InputError
 
@@ -46,8 +47,8 @@ class Heard:
     num_samples: int
 
 
-Down = tuple[str, "Command | Open | Close"]
-Up = tuple[str, "Event | Opened | Heard"]
+Down = tuple[str, "Command | Open | Close | SpeechRequest | Recording | More"]
+Up = tuple[str, "Event | Opened | Heard | Piece"]
 
 
 class Conversation:
@@ -118,8 +119,8 @@ def describe(model: SpeechLM, name: str) -> BundleInfo:
         sample_rate=model.sample_rate,
         frame_s=1 / model.tokenizer.frame_rate,
         writes_text=text and bool(fields & {"answer_text", "text"}),
-        transcribes=text and "question_text" in fields,
-        speaks_text=text and {"text", "speech"} <= fields,
+        transcribes=can_transcribe(model),
+        speaks_text=can_speak_text(model),
     )
 
 
@@ -132,6 +133,7 @@ class Conversations:
         self._max_sessions = max_sessions
         self._numbers = itertools.count(1)
         self._sessions: dict[str, Conversation] = {}
+        self._works: dict[str, asyncio.Queue[Piece]] = {}
         self._probe: asyncio.Future[str | None] | None = None
 
     @property
@@ -179,6 +181,36 @@ class Conversations:
             raise Busy(f"the model fails: {error}", "worker_unavailable")
         return 1000 * (time.perf_counter() - begun)
 
+    async def speak(self, request: SpeechRequest) -> AsyncIterator[Samples]:
+        async for piece in self._pieces(request):
+            assert not isinstance(piece, str)
+            yield piece
+
+    async def transcribe(self, samples: Samples, sample_rate: int) -> str:
+        work = Recording(samples=samples, sample_rate=sample_rate)
+        return "".join([str(piece) async for piece in self._pieces(work)])
+
+    async def _pieces(self, work: SpeechRequest | Recording) -> AsyncIterator[Samples | str]:
+        """What comes of some work, one piece for each that was taken."""
+        self._check_ready()
+        name = f"work_{next(self._numbers)}"
+        pieces = self._works[name] = asyncio.Queue()
+        try:
+            self._send((name, work))
+            while True:
+                self._send((name, More()))
+                piece = await asyncio.wait_for(pieces.get(), ANSWER_S)
+                if piece.error is not None:
+                    raise piece.error
+                if piece.content is None:
+                    return
+                yield piece.content
+        except TimeoutError as late:
+            raise Busy("the model does not answer", "worker_unavailable") from late
+        finally:
+            del self._works[name]
+            self._send((name, Close()))
+
     def _send(self, message: Down) -> None:
         raise NotImplementedError
 
@@ -192,12 +224,17 @@ class Conversations:
             if self._probe is not None and not self._probe.done():
                 assert isinstance(content, Opened)
                 self._probe.set_result(content.error)
+        elif isinstance(content, Piece):
+            if name in self._works:
+                self._works[name].put_nowait(content)
         elif (session := self._sessions.get(name)) is not None:
             session.take(content)
 
     def _fail_all(self, code: str, message: str) -> None:
         for session in list(self._sessions.values()):
             session.take(Failed(code=code, message=message))
+        for pieces in self._works.values():
+            pieces.put_nowait(Piece(error=Busy(message, "worker_unavailable")))
 
     def _forget(self, name: str) -> None:
         self._sessions.pop(name, None)

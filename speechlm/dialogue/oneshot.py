@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,17 +10,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from speechlm.bundle import FIRST_CHUNK_UNITS, SpeechLM
+from speechlm.bundle import SpeechLM
 from speechlm.config import SamplingConfig
 from speechlm.dialogue.messages import Samples
 from speechlm.dialogue.resampling import StreamResampler
 from speechlm.dialogue.service import SpeechRequest
 from speechlm.errors import InputError, SpeechLMError
 from speechlm.generation.generate import generate_stream
+from speechlm.generation.rendering import FIRST_CHUNK_UNITS
 from speechlm.layouts.grid import Content, Prompt
 from speechlm.layouts.vocabulary import CONTROLS, check_units
 from speechlm.protocols import Speaker
 
+LOG = logging.getLogger(__name__)
 MAX_SPEECH_S = 600.0
 """Longer speech is to be asked for in parts."""
 MAX_CHUNK_S = 0.5
@@ -68,6 +71,9 @@ class OneShots:
             return Piece(content=next(self._begun.get(name, iter(())), None))
         except SpeechLMError as error:
             return Piece(error=error)
+        except Exception as error:  # a bug shall not end the sessions beside it
+            LOG.exception("work for a caller failed")
+            return Piece(error=SpeechLMError(f"the model failed: {type(error).__name__}"))
 
     def end(self, name: str) -> None:
         """Forget some work; what is not there is let pass."""

@@ -11,6 +11,8 @@ from speechlm.config import SamplingConfig
 from speechlm.dialogue.conversations import PROBE, Close, Down, Heard, Open, Opened, Up
 from speechlm.dialogue.hub import Hub
 from speechlm.dialogue.messages import Commit, Event, Hear, Respond
+from speechlm.dialogue.oneshot import More, OneShots, Recording
+from speechlm.dialogue.service import SpeechRequest
 from speechlm.dialogue.settings import SessionSettings, TurnSettings
 from speechlm.errors import SpeechLMError
 from speechlm.generation.generate import generate_stream
@@ -31,6 +33,7 @@ def run_hub(
 ) -> None:
     """Run sessions until ``receive`` says that it is over."""
     hub = Hub(model, lambda name, event: send((name, event)), max_sessions=max_sessions + 1)
+    works = OneShots(model)
     while True:
         wait_s = hub.wait_s
         messages = receive(IDLE_S if wait_s is None else min(wait_s, IDLE_S))
@@ -41,7 +44,12 @@ def run_hub(
                 send((PROBE, Opened(error=_try_probe(hub))))
             elif isinstance(message, Open):
                 send((name, Opened(error=_try_open(hub, name, message.settings))))
+            elif isinstance(message, SpeechRequest | Recording):
+                works.begin(name, message)
+            elif isinstance(message, More):
+                send((name, works.more(name)))
             elif isinstance(message, Close):
+                works.end(name)
                 hub.close(name)
             else:
                 hub.handle(name, message)
