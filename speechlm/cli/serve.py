@@ -250,7 +250,8 @@ def _certificate(args: Namespace, stack: ExitStack) -> tuple[Path | None, Path |
 
 def _log(args: Namespace, stack: ExitStack) -> TextIO | None:
     if args.log is not None:
-        return stack.enter_context(args.log.open("a", encoding="utf-8"))
+        log: TextIO = stack.enter_context(args.log.open("a", encoding="utf-8"))
+        return log
     return sys.stdout if args.verbose else None
 
 
