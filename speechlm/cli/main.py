@@ -28,6 +28,7 @@ COMMANDS = {
     "tokenize": "turn a corpus into units",
     "train": "train the unit language model and put the bundle together",
     "generate": "answer or continue recordings",
+    "simulate": "let played users speak with a bundle, both sides written down",
     "resynthesize": "recordings to units and back, to hear what the units keep",
     "inspect": "what a tokenizer keeps, costs and promises, as a page",
     "serve": "talk with a bundle in the browser, or by OpenAI's Realtime protocol",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from speechlm.bundle import SpeechLM
 from speechlm.dialogue.messages import Command, Event, Failed, Hear, Samples
-from speechlm.dialogue.oneshot import More, Piece, Recording, can_speak_text, can_transcribe
+from speechlm.dialogue.oneshot import can_speak_text, can_transcribe
 from speechlm.dialogue.service import BundleInfo, Busy, SpeechRequest
 from speechlm.dialogue.settings import SessionSettings
 from speechlm.errors import InputError
@@ -47,8 +47,31 @@ class Heard:
     num_samples: int
 
 
-Down = tuple[str, "Command | Open | Close | SpeechRequest | Recording | More"]
-Up = tuple[str, "Event | Opened | Heard | Piece"]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speak:
+    """To the hub's side: read this aloud."""
+
+    request: SpeechRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WriteDown:
+    """To the hub's side: transcribe this."""
+
+    samples: Samples
+    sample_rate: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Done:
+    """From the hub's side: a piece of work done, and at the end no piece, or why not."""
+
+    piece: Samples | str | None = None
+    error: str | None = None
+
+
+Down = tuple[str, "Command | Open | Close | Speak | WriteDown"]
+Up = tuple[str, "Event | Opened | Heard | Done"]
 
 
 class Conversation:
@@ -121,6 +144,7 @@ def describe(model: SpeechLM, name: str) -> BundleInfo:
         writes_text=text and bool(fields & {"answer_text", "text"}),
         transcribes=can_transcribe(model),
         speaks_text=can_speak_text(model),
+        voices=tuple(getattr(model.vocoder, "speakers", ())),
     )
 
 
@@ -133,7 +157,7 @@ class Conversations:
         self._max_sessions = max_sessions
         self._numbers = itertools.count(1)
         self._sessions: dict[str, Conversation] = {}
-        self._works: dict[str, asyncio.Queue[Piece]] = {}
+        self._works: dict[str, asyncio.Queue[Done]] = {}
         self._probe: asyncio.Future[str | None] | None = None
 
     @property
@@ -182,31 +206,28 @@ class Conversations:
         return 1000 * (time.perf_counter() - begun)
 
     async def speak(self, request: SpeechRequest) -> AsyncIterator[Samples]:
-        async for piece in self._pieces(request):
+        async for piece in self._work(Speak(request=request)):
             assert not isinstance(piece, str)
             yield piece
 
     async def transcribe(self, samples: Samples, sample_rate: int) -> str:
-        work = Recording(samples=samples, sample_rate=sample_rate)
-        return "".join([str(piece) async for piece in self._pieces(work)])
+        pieces = self._work(WriteDown(samples=samples, sample_rate=sample_rate))
+        return "".join([str(piece) async for piece in pieces])
 
-    async def _pieces(self, work: SpeechRequest | Recording) -> AsyncIterator[Samples | str]:
-        """What comes of some work, one piece for each that was taken."""
+    async def _work(self, message: Speak | WriteDown) -> AsyncIterator[Samples | str]:
         self._check_ready()
         name = f"work_{next(self._numbers)}"
-        pieces = self._works[name] = asyncio.Queue()
+        done: asyncio.Queue[Done] = asyncio.Queue()
+        self._works[name] = done
+        self._send((name, message))
         try:
-            self._send((name, work))
             while True:
-                self._send((name, More()))
-                piece = await asyncio.wait_for(pieces.get(), ANSWER_S)
-                if piece.error is not None:
-                    raise piece.error
-                if piece.content is None:
+                said = await done.get()
+                if said.error is not None:
+                    raise InputError(said.error)
+                if said.piece is None:
                     return
-                yield piece.content
-        except TimeoutError as late:
-            raise Busy("the model does not answer", "worker_unavailable") from late
+                yield said.piece
         finally:
             del self._works[name]
             self._send((name, Close()))
@@ -224,17 +245,17 @@ class Conversations:
             if self._probe is not None and not self._probe.done():
                 assert isinstance(content, Opened)
                 self._probe.set_result(content.error)
-        elif isinstance(content, Piece):
-            if name in self._works:
-                self._works[name].put_nowait(content)
+        elif isinstance(content, Done):
+            if (done := self._works.get(name)) is not None:
+                done.put_nowait(content)
         elif (session := self._sessions.get(name)) is not None:
             session.take(content)
 
     def _fail_all(self, code: str, message: str) -> None:
         for session in list(self._sessions.values()):
             session.take(Failed(code=code, message=message))
-        for pieces in self._works.values():
-            pieces.put_nowait(Piece(error=Busy(message, "worker_unavailable")))
+        for done in self._works.values():
+            done.put_nowait(Done(error=message))
 
     def _forget(self, name: str) -> None:
         self._sessions.pop(name, None)

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from speechlm.bundle import SpeechLM
+from speechlm.dialogue.duplex import DuplexSession
 from speechlm.dialogue.messages import Command, Event, Failed
 from speechlm.dialogue.session import TurnSession
 from speechlm.dialogue.settings import SessionSettings
 from speechlm.errors import ConfigError, InputError
 from speechlm.generation.engine import Drawn, Engine
+from speechlm.layouts.live import is_duplex
 
 LOG = logging.getLogger(__name__)
 MAX_SESSIONS = 16
@@ -76,7 +78,7 @@ class Hub:
         self._emit = emit
         self._clock = clock
         names = {field.name for field in model.lm.layout.fields}
-        self.duplex = "other" in names
+        self.duplex = is_duplex(model.lm.layout)
         if not self.duplex and "question" not in names:
             raise ConfigError(
                 f"the layout {model.lm.layout.name!r} answers no questions; a bundle to talk with "
@@ -100,7 +102,8 @@ class Hub:
         def emit(event: Event) -> None:
             self._emit(session, event)
 
-        self.sessions[session] = TurnSession(self.model, self._engine, settings, emit, self._clock)
+        kind = DuplexSession if self.duplex else TurnSession
+        self.sessions[session] = kind(self.model, self._engine, settings, emit, self._clock)
 
     def close(self, session: str) -> None:
         """End a conversation; one that is not there is let pass."""

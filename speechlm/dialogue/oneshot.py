@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import Tensor
@@ -15,69 +13,18 @@ from speechlm.config import SamplingConfig
 from speechlm.dialogue.messages import Samples
 from speechlm.dialogue.resampling import StreamResampler
 from speechlm.dialogue.service import SpeechRequest
-from speechlm.errors import InputError, SpeechLMError
+from speechlm.errors import InputError
 from speechlm.generation.generate import generate_stream
 from speechlm.generation.rendering import FIRST_CHUNK_UNITS
 from speechlm.layouts.grid import Content, Prompt
 from speechlm.layouts.vocabulary import CONTROLS, check_units
 from speechlm.protocols import Speaker
 
-LOG = logging.getLogger(__name__)
 MAX_SPEECH_S = 600.0
 """Longer speech is to be asked for in parts."""
 MAX_CHUNK_S = 0.5
 """Chunks double from the first one to this length: it comes soon, the rest costs little."""
 SPEEDS = (0.25, 4.0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Recording:
-    """What is to be written down."""
-
-    samples: Samples
-    sample_rate: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class More:
-    """The next piece, please: nobody makes more than is taken."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Piece:
-    """Answers :class:`More`."""
-
-    content: Samples | str | None = None
-    """None: that was all."""
-    error: Exception | None = None
-
-
-class OneShots:
-    """Work that is being done for callers, piece by piece, between the steps of sessions."""
-
-    def __init__(self, model: SpeechLM) -> None:
-        self._model = model
-        self._begun: dict[str, Iterator[Samples | str]] = {}
-
-    def begin(self, name: str, work: SpeechRequest | Recording) -> None:
-        if isinstance(work, SpeechRequest):
-            self._begun[name] = speak(self._model, work)
-        else:
-            self._begun[name] = transcribe(self._model, work.samples, work.sample_rate)
-
-    def more(self, name: str) -> Piece:
-        """The next piece of some work; of work that is over or unknown an empty one."""
-        try:
-            return Piece(content=next(self._begun.get(name, iter(())), None))
-        except SpeechLMError as error:
-            return Piece(error=error)
-        except Exception as error:  # a bug shall not end the sessions beside it
-            LOG.exception("work for a caller failed")
-            return Piece(error=SpeechLMError(f"the model failed: {type(error).__name__}"))
-
-    def end(self, name: str) -> None:
-        """Forget some work; what is not there is let pass."""
-        self._begun.pop(name, None)
 
 
 def can_speak_text(model: SpeechLM) -> bool:
@@ -125,12 +72,11 @@ def speak(model: SpeechLM, request: SpeechRequest) -> Iterator[Samples]:
     yield from _samples(resampler.finish())
 
 
-def transcribe(model: SpeechLM, samples: Samples, sample_rate: int) -> Iterator[str]:
-    """Write down a recording, float32 [T] at ``sample_rate``.
+def transcribe(model: SpeechLM, samples: Samples, sample_rate: int) -> Generator[None, None, str]:
+    """Write down a recording, float32 [T] at ``sample_rate``, a token at each step.
 
     Returns:
-        Pieces that together are the text; empty ones while it is being written, so that whoever
-        asks for them can do something else in between.
+        The text, once all steps are done.
 
     Raises:
         InputError: The bundle does not transcribe, or the recording cannot be used, or is longer
@@ -142,14 +88,13 @@ def transcribe(model: SpeechLM, samples: Samples, sample_rate: int) -> Iterator[
     model.lm.vocabulary.check(units)
     content = _heard_content(model, units.codes)
     prompt = model.lm.layout.prompt(model.lm.vocabulary, content)
-    ids = []
+    tokens: list[int] = []
     for column in _until_next_part(model, prompt, seed=0):
-        ids.append(column[0] - model.lm.vocabulary.first_text)
-        if len(ids) % FIRST_CHUNK_UNITS == 0:
-            yield ""
+        tokens.append(column[0] - model.lm.vocabulary.first_text)
+        yield
     text = model.lm.text_tokenizer
     assert text is not None
-    yield text.decode(ids).strip()
+    return text.decode(tokens).strip()
 
 
 def _said(model: SpeechLM, request: SpeechRequest) -> Iterator[Tensor]:

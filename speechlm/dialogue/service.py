@@ -39,6 +39,8 @@ class BundleInfo:
     """It writes down what it hears."""
     speaks_text: bool
     """It can read text aloud."""
+    voices: tuple[str, ...] = ()
+    """Names of voices that a session may choose, beside the bundle's own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
