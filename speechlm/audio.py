@@ -35,7 +35,12 @@ SILENCE_PEAK = 1e-4
 
 
 def load_audio(
-    path: Path, sample_rate: int, *, start_s: float = 0.0, duration_s: float | None = None
+    path: Path,
+    sample_rate: int,
+    *,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    channel: int | None = None,
 ) -> Tensor:
     """Read one recording, mix it down to one channel and resample it once.
 
@@ -44,6 +49,7 @@ def load_audio(
         sample_rate: The rate that is wanted, Hz.
         start_s: Where to begin in the file, s.
         duration_s: How much of it to read, s; None for all the rest.
+        channel: The only one to read, from 0; None for all.
 
     Returns:
         float32 [T] at ``sample_rate``.
@@ -72,7 +78,7 @@ def load_audio(
         raise AudioError(f"{path}: truncated ({cut}); get the whole file")
     try:
         with file:
-            wave = _read_mono(file, str(path), start_s, duration_s)
+            wave = _read_mono(file, str(path), start_s, duration_s, channel)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise AudioError(f"{path}: truncated or damaged ({_reason(error)})") from error
     return prepare(wave, file.samplerate, sample_rate, name=str(path))
@@ -98,9 +104,15 @@ def _reason(error: Exception) -> str:
 
 
 def _read_mono(
-    file: soundfile.SoundFile, name: str, start_s: float, duration_s: float | None
+    file: soundfile.SoundFile,
+    name: str,
+    start_s: float,
+    duration_s: float | None,
+    channel: int | None,
 ) -> Tensor:
     """Read by blocks, so that all channels of a long recording are never in memory at once."""
+    if channel is not None and channel >= file.channels:
+        raise AudioError(f"{name}: expected a channel from 0 to {file.channels - 1}, got {channel}")
     rate = file.samplerate
     start = round(start_s * rate)
     promised = file.frames - start if duration_s is None else round(duration_s * rate)
@@ -122,7 +134,9 @@ def _read_mono(
         block = file.read(min(BLOCK_S * rate, promised - held), dtype="float32", always_2d=True)
         if len(block) == 0:
             break
-        mono[held : held + len(block)] = block.mean(axis=1)
+        mono[held : held + len(block)] = (
+            block.mean(axis=1) if channel is None else block[:, channel]
+        )
         held += len(block)
     if promised - held > (MP3_SLACK if file.format == "MP3" else 0):
         raise AudioError(

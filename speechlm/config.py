@@ -25,8 +25,9 @@ class CorpusConfig:
 
     path: Path | None = None
     """Folder of audio, JSON lines, or lhotse CutSet; None for the one that ``corpus`` makes."""
-    kind: Literal["qa", "text"] = "qa"
-    """What to make: spoken questions with recorded answers, or the lines of a text file."""
+    kind: Literal["qa", "dialogue", "text"] = "qa"
+    """What to make: spoken questions with recorded answers, each alone or in dialogues of two
+    channels, or the lines of a text file."""
     text: Path | None = None
     """For ``text``: a UTF-8 file, one utterance a line."""
     num_train_voices: int = 60

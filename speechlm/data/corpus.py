@@ -55,6 +55,8 @@ class Recording:
     """Where it begins in its file, seconds."""
     duration_s: float | None = None
     """How much of the file it is, seconds; None for all the rest."""
+    channel: int | None = None
+    """Which channel of its file, counted from 0; None for all of them, mixed down to one."""
     cut: Any = None
     """Its lhotse cut, where a file and times do not say it all."""
     member: ShardMember | None = None
@@ -73,7 +75,13 @@ class Recording:
 
             return load_cut(self.cut, self.member, sample_rate, name=self.source)
         assert self.audio is not None
-        return load_audio(self.audio, sample_rate, start_s=self.start_s, duration_s=self.duration_s)
+        return load_audio(
+            self.audio,
+            sample_rate,
+            start_s=self.start_s,
+            duration_s=self.duration_s,
+            channel=self.channel,
+        )
 
     def measure_s(self) -> float:
         """How long it is by what its file says of itself, s, without reading it.
@@ -120,9 +128,10 @@ def open_corpus(path: Path) -> Corpus:
 
         {"audio": "a/b.flac", "id": …, "text": …, "speaker": …, "split": …, "reply": …,
          "words": [["hello", 0.1, 0.5], …], "phones": [["h", 0.1, 0.2], …],
-         "start": seconds, "duration": seconds}
+         "start": seconds, "duration": seconds, "channel": 0}
 
-    All but ``audio``, which is relative to the file, may be left out.
+    All but ``audio``, which is relative to the file, may be left out. Of a dialogue with a speaker
+    a channel, both channels are a recording, and one is the reply to the other.
 
     Raises:
         CorpusError: Nothing is there, the folder holds no audio, a row is wrong (the message

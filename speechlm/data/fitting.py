@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from speechlm.config import RunConfig
@@ -22,6 +23,10 @@ from speechlm.progress import progress, say
 
 MAX_RECORDINGS = 3000
 """Recordings read for a fit: a drawn sample of a larger corpus represents it as well."""
+FRAME_S = 0.02
+SILENCE_DB = -35.0
+"""Frames of :data:`FRAME_S` this far below the loudest one are silent."""
+SILENCE_S = 0.2
 UNREADABLE_NAME = "unreadable.json"
 
 
@@ -126,7 +131,10 @@ class CorpusWaves:
             advance(start)
             for place, recording in enumerate(self._recordings[start:], start):
                 try:
-                    yield recording.load(self._sample_rate)
+                    wave = recording.load(self._sample_rate)
+                    # Whoever has a channel of their own is silent for most of it.
+                    alone = recording.channel is None
+                    yield wave if alone else shorten_silence(wave, self._sample_rate)
                 except AudioError as error:
                     say(f"left out of the fit: {error}")
                     if place not in unreadable:
@@ -142,6 +150,20 @@ class CorpusWaves:
     def _unreadable(self) -> set[int]:
         path = self.work / UNREADABLE_NAME
         return set(read_json(path)) if path.is_file() else set()
+
+
+def shorten_silence(wave: Tensor, sample_rate: int) -> Tensor:
+    """Leave of every silence in a recording, float32 [T], no more than :data:`SILENCE_S`.
+
+    Or it would take the units that speech needs.
+    """
+    size = round(FRAME_S * sample_rate)
+    frames = F.pad(wave, (0, -len(wave) % size)).view(-1, size)
+    level = frames.square().mean(dim=1).sqrt()
+    loud = (level > level.max() * 10 ** (SILENCE_DB / 20)).float()
+    reach = round(SILENCE_S / FRAME_S / 2)
+    near = F.max_pool1d(loud[None], 2 * reach + 1, stride=1, padding=reach)[0] > 0
+    return frames[near].flatten()
 
 
 def _work_folder(folder: Path, job: Any, recordings: Sequence[Recording]) -> Path:

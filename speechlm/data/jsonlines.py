@@ -59,7 +59,19 @@ def read_recordings(path: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> I
         yield _recording(path, number, row)
 
 
-_KEYS = ("audio", "id", "text", "speaker", "split", "reply", "words", "phones", "start", "duration")
+_KEYS = (
+    "audio",
+    "id",
+    "text",
+    "speaker",
+    "split",
+    "reply",
+    "words",
+    "phones",
+    "start",
+    "duration",
+    "channel",
+)
 
 
 def _recording(path: Path, number: int, row: dict[str, Any]) -> Recording:
@@ -94,9 +106,14 @@ def _recording(path: Path, number: int, row: dict[str, Any]) -> Recording:
         fail("audio", "the path of a recording")
     start_s, duration_s = seconds("start", 0.0), seconds("duration", None)
     assert start_s is not None
+    channel = row.get("channel")
+    if channel is not None and (type(channel) is not int or channel < 0):
+        fail("channel", "a channel's number, from 0")
     default_id = audio
     if start_s or duration_s is not None:
         default_id += f"@{start_s:g}" + ("" if duration_s is None else f"+{duration_s:g}")
+    if channel is not None:
+        default_id += f"#{channel}"
     file = Path(path.parent, audio)
     return Recording(
         id=text("id") or default_id,
@@ -110,6 +127,7 @@ def _recording(path: Path, number: int, row: dict[str, Any]) -> Recording:
         audio=file,
         start_s=start_s,
         duration_s=duration_s,
+        channel=channel,
     )
 
 

@@ -1,4 +1,4 @@
-"""Making corpora: the spoken questions with their recorded answers, or a text file read aloud.
+"""Making corpora: spoken questions with recorded answers, dialogues of them, or a text aloud.
 
 The work is cut into *batches*: a folder of up to :data:`BATCH_SIZE` utterances of one voice,
 made in one go by one process and renamed into place when it is whole. So a killed run loses
@@ -15,7 +15,7 @@ import random
 import shutil
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -26,18 +26,24 @@ from typing import Any
 
 from speechlm.config import CorpusConfig, RunConfig
 from speechlm.data import human
-from speechlm.data.corpus import MANIFEST_NAME
+from speechlm.data.corpus import MANIFEST_NAME, open_corpus
+from speechlm.data.dialogues import Dialogue, plan_dialogues
 from speechlm.data.espeak import Voice, list_voices
+from speechlm.data.events import EVENTS_NAME, read_events
 from speechlm.data.questions import Question, questions
+from speechlm.data.situations import write_situations
+from speechlm.data.text_lines import read_lines
 from speechlm.errors import CorpusError, PartialFailure
 from speechlm.files import read_json, write_aside, write_folder_aside, write_json
 from speechlm.progress import progress, say
 
 BATCH_SIZE = 256
 """Most utterances that a kill can cost a process."""
-MAX_CHARACTERS = 1000
-"""Longest line of a text, about a minute of speech."""
 ANSWERS_NAME = "answers"
+SITUATIONS_NAME = "situations"
+"""The test's dialogues cut into what happens in them, beside a manifest of dialogues."""
+ROWS_NAME = "rows.jsonl"
+"""A batch's share of the manifest."""
 SETTINGS_NAME = "making.json"
 """What a made corpus was made of; another configuration is refused beside it."""
 SOUND_VERSION = 1
@@ -65,7 +71,7 @@ class Batch:
 
     name: str
     """Its folder's name."""
-    utterances: tuple[Utterance, ...]
+    utterances: tuple[Utterance | Dialogue, ...]
 
 
 def make_corpus(config: RunConfig) -> None:
@@ -84,6 +90,9 @@ def make_corpus(config: RunConfig) -> None:
     try:
         _claim(folder, _settings(config, batches))
         _fill(folder, batches, config.corpus)
+        if config.corpus.kind == "dialogue" and not (folder / SITUATIONS_NAME).is_dir():
+            users = [each for each in open_corpus(folder) if each.split == "test" and each.reply]
+            write_situations(folder / SITUATIONS_NAME, users, read_events(folder / EVENTS_NAME))
     except OSError as error:
         raise PartialFailure(
             f"{error.filename or folder}: {error.strerror}; what is whole is kept: "
@@ -111,19 +120,30 @@ def _fill(folder: Path, batches: list[Batch], config: CorpusConfig) -> None:
         say(f"{folder}: the corpus is complete")
         return
     total = sum(len(batch.utterances) for batch in missing)
-    with progress("speaking", total, "utterances") as advance:
+    what = "dialogues" if config.kind == "dialogue" else "utterances"
+    with progress("speaking", total, what) as advance:
         for done in _make(missing, audio, config.num_workers or _num_cores()):
             advance(done)
-    with write_aside(folder / MANIFEST_NAME) as aside, aside.open("wb") as manifest:
-        for name in names:
-            manifest.write((audio / name / "rows.jsonl").read_bytes())
+    if config.kind == "dialogue":
+        _gather(folder / EVENTS_NAME, [audio / name / EVENTS_NAME for name in names])
+    _gather(folder / MANIFEST_NAME, [audio / name / ROWS_NAME for name in names])
+
+
+def _gather(path: Path, parts: Iterable[Path]) -> None:
+    with write_aside(path) as aside, aside.open("wb") as whole:
+        for part in parts:
+            whole.write(part.read_bytes())
 
 
 def _plan(config: RunConfig) -> list[Batch]:
     """All that is to be said, from the configuration alone."""
-    utterances = _ask(config) if config.corpus.kind == "qa" else _read_aloud(config)
-    by_speaker: dict[str, list[Utterance]] = {}
-    for utterance in utterances:
+    plans: dict[str, Callable[[RunConfig], Iterable[Utterance | Dialogue]]] = {
+        "qa": _ask,
+        "dialogue": _converse,
+        "text": _read_aloud,
+    }
+    by_speaker: dict[str, list[Utterance | Dialogue]] = {}
+    for utterance in plans[config.corpus.kind](config):
         by_speaker.setdefault(utterance.voice.speaker, []).append(utterance)
     return [
         Batch(
@@ -161,6 +181,14 @@ def split_voices(config: CorpusConfig, seed: int) -> dict[str, list[Voice]]:
 
 def _timbre(voice: Voice) -> str:
     return voice.variant or voice.name
+
+
+def _converse(config: RunConfig) -> Iterator[Dialogue]:
+    for split, voices in split_voices(config.corpus, config.seed).items():
+        renditions = config.corpus.renditions if split == "train" else 1
+        for voice in voices:
+            for dialogue in plan_dialogues(voice, split, questions(), renditions, config.seed):
+                yield replace(dialogue, voice=_vary(voice, random.Random(dialogue.id)))
 
 
 def _ask(config: RunConfig) -> Iterator[Utterance]:
@@ -202,7 +230,7 @@ def _read_aloud(config: RunConfig) -> Iterator[Utterance]:
     assert path is not None  # CorpusConfig checks it
     by_split = split_voices(config.corpus, config.seed)
     voices = [(split, voice) for split, those in by_split.items() for voice in those]
-    for number, text in _lines(path):
+    for number, text in read_lines(path):
         draw = random.Random(f"{config.seed} line {number}")
         split, voice = draw.choice(voices)
         yield Utterance(
@@ -212,35 +240,6 @@ def _read_aloud(config: RunConfig) -> Iterator[Utterance]:
             split=split,
             origin=f"{path}:{number}",
         )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The utterances of a text file with their line numbers."""
-    empty = True
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                text = " ".join(line.split())
-                if not text:
-                    continue
-                if len(text) > MAX_CHARACTERS:
-                    raise CorpusError(
-                        f"{path}:{number}: {len(text)} characters long, expected at most "
-                        f"{MAX_CHARACTERS}; put one sentence on a line"
-                    )
-                if not any(character.isalnum() for character in text) or "\0" in text:
-                    raise CorpusError(f"{path}:{number}: expected words to speak, got {text!r}")
-                empty = False
-                yield number, text
-    except OSError as error:
-        raise CorpusError(f"{path}: the text cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#04x}; "
-            "save it as UTF-8"
-        ) from error
-    if empty:
-        raise CorpusError(f"{path}: expected one utterance a line, got no text at all")
 
 
 def _settings(config: RunConfig, batches: list[Batch]) -> dict[str, Any]:
@@ -304,7 +303,7 @@ def _copy_answers(folder: Path) -> None:
                 }
             )
         shutil.copyfile(human.recordings_folder() / "LICENSE.md", aside / "LICENSE.md")
-        _write_rows(aside, rows)
+        _write_rows(aside / ROWS_NAME, rows)
 
 
 def _make(batches: list[Batch], folder: Path, num_workers: int) -> Iterator[int]:
@@ -342,40 +341,54 @@ def _start_worker() -> None:
 
 def _make_batch(folder: Path, batch: Batch) -> int:
     from speechlm.data import espeak
-    from speechlm.data.rendering import render
+    from speechlm.data.dialogue_rendering import write_dialogue
 
     espeak.restart()
     with write_folder_aside(folder / batch.name) as aside:
-        rows = []
+        rows: list[dict[str, Any]] = []
+        events: list[dict[str, Any]] = []
         for utterance in batch.utterances:
             file_name = f"{utterance.id.removeprefix(utterance.voice.speaker + '.')}.flac"
+            happened: list[dict[str, Any]] = []
             try:
-                words, phones = render(
-                    utterance.text, utterance.voice, utterance.room_seed, aside / file_name
-                )
+                if isinstance(utterance, Dialogue):
+                    made, happened = write_dialogue(utterance, aside / file_name)
+                else:
+                    made = [_write_utterance(utterance, aside / file_name)]
             except CorpusError as error:
                 raise CorpusError(f"{utterance.origin}: {error}") from error
-            row: dict[str, Any] = {
-                "id": utterance.id,
-                "audio": f"audio/{batch.name}/{file_name}",
-                "text": utterance.text,
-                "speaker": utterance.voice.speaker,
-                "split": utterance.split,
-            }
-            if utterance.reply is not None:
-                row["reply"] = utterance.reply
-            if words:
-                row["words"] = words
-            if phones:
-                row["phones"] = phones
-            rows.append(row)
-        _write_rows(aside, rows)
+            audio = f"audio/{batch.name}/{file_name}"
+            rows += [{"id": row["id"], "audio": audio, **row} for row in made]
+            events += happened
+        _write_rows(aside / ROWS_NAME, rows)
+        if events:
+            _write_rows(aside / EVENTS_NAME, events)
     return len(batch.utterances)
 
 
-def _write_rows(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write_utterance(utterance: Utterance, path: Path) -> dict[str, Any]:
+    """Render an utterance; gives its row without ``audio``."""
+    from speechlm.data.rendering import render
+
+    words, phones = render(utterance.text, utterance.voice, utterance.room_seed, path)
+    row: dict[str, Any] = {
+        "id": utterance.id,
+        "text": utterance.text,
+        "speaker": utterance.voice.speaker,
+        "split": utterance.split,
+    }
+    if utterance.reply is not None:
+        row["reply"] = utterance.reply
+    if words:
+        row["words"] = words
+    if phones:
+        row["phones"] = phones
+    return row
+
+
+def _write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _num_cores() -> int:

@@ -238,6 +238,7 @@ def _source(recording: Recording, corpus_path: Path) -> str:
     name = str(recording.audio).removeprefix(f"{root}{os.sep}")
     end = "" if recording.duration_s is None else f"+{recording.duration_s}"
     part = f" from {recording.start_s}{end} s" if recording.start_s or end else ""
+    part += "" if recording.channel is None else f" channel {recording.channel}"
     # A file name need not be valid text, a Parquet string must be.
     name = os.fsencode(name).decode("utf-8", "backslashreplace")
     return f"{name}{part} ({size} bytes)"

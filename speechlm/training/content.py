@@ -18,6 +18,7 @@ from speechlm.layouts.text import TextTokenizer
 from speechlm.units import Units
 
 CONVERSATION = {"question", "answer", "question_text", "answer_text", "text", "words"}
+DIALOGUE = {"self", "other", "text", "words"}
 SPEECH = {"speech", "text", "words", "spans"}
 
 
@@ -50,18 +51,16 @@ class ContentPlan:
     ) -> None:
         names = frozenset(field.name for field in layout.fields)
         for field in layout.fields:
-            if field.name not in CONVERSATION | SPEECH:
-                raise InputError(
-                    f"the layout {layout.name!r} lays out {field.name!r}, which a unit store does "
-                    "not hold; choose another layout ('speechlm layout show' draws them)"
-                )
             if field.kind == "units" and field.num_streams != num_codebooks:
                 raise InputError(
                     f"the layout {layout.name!r} lays out {field.num_streams} streams, the unit "
                     f"store holds {num_codebooks}; tokenize with all of them, or choose another"
                 )
-        takes_conversations = {"question", "answer"} <= names
-        self.conversation = names & CONVERSATION if takes_conversations else frozenset()
+        self.side_by_side = {"self", "other"} <= names
+        """Whether a recording and its reply are two speakers in time with each other."""
+        takes_conversations = self.side_by_side or {"question", "answer"} <= names
+        both = DIALOGUE if self.side_by_side else CONVERSATION
+        self.conversation = names & both if takes_conversations else frozenset()
         """Fields of a conversation; empty where the layout takes none."""
         self.speech = names & SPEECH if "speech" in names else frozenset()
         """Fields of a recording alone; empty where the layout takes none."""
@@ -95,6 +94,8 @@ class ContentPlan:
     def lacks(self, said: Kept, asked: Kept | None = None) -> str | None:
         """Why a recording, or an answer to ``asked``, cannot be laid out; None where it can."""
         names = self.speech if asked is None else self.conversation
+        if asked is not None and self.side_by_side and said.codes.shape != asked.codes.shape:
+            return "two channels that differ in length"
         if self._needs_text and names & {"text", "answer_text"} and said.text is None:
             return "no text"
         if asked is not None and "question_text" in names and asked.text is None:
@@ -143,9 +144,17 @@ class ContentPlan:
             )
         return self._fields(self.speech, {"speech": codes}, said)
 
-    def of_conversation(self, asked: Kept, codes: Tensor, answer: Kept) -> dict[str, Tensor]:
-        """The fields of a question, of which ``codes`` int64 [K, F] are read, and its answer."""
-        known = {"question": codes, "answer": answer.codes.long()}
+    def of_conversation(
+        self, asked: Kept, codes: Tensor, answer: Kept, answer_codes: Tensor
+    ) -> dict[str, Tensor]:
+        """The fields of a question, of which ``codes`` int64 [K, F] are read, and its answer.
+
+        ``answer_codes`` int64 [K, F'] are the answer's, or a piece of them where both speakers
+        are side by side.
+        """
+        if self.side_by_side:
+            return self._fields(self.conversation, {"self": answer_codes, "other": codes}, answer)
+        known = {"question": codes, "answer": answer_codes}
         if asked.text is not None:
             known["question_text"] = asked.text
         if answer.text is not None:

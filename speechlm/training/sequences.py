@@ -21,8 +21,10 @@ class SequenceSet:
     """The sequences of one split, by number: conversations first, then speech.
 
     A recording with a reply is a question, and makes a conversation, where the layout takes
-    those; every other one is speech on its own. Speech longer than ``max_length`` is cut into
-    pieces, unless it has text; what cannot be cut or laid out is counted in ``left_out``.
+    those; every other one is speech on its own. Where the layout has two speakers side by side,
+    the two are the channels of a dialogue, the reply being one's own. Speech and dialogues longer
+    than ``max_length`` are cut into pieces, unless they have text; what cannot be cut or laid out
+    is counted in ``left_out``.
     """
 
     def __init__(
@@ -35,7 +37,8 @@ class SequenceSet:
         """How many of what are no sequence, and why."""
         self._plan = plan
         self._kept: list[Kept] = []
-        self._conversations: list[tuple[int, int]] = []
+        self._conversations: list[tuple[int, ...]] = []
+        """Question and answer; of a piece of a dialogue its first frame and its end besides."""
         self._pieces: list[tuple[int, int, int]] = []
         self._known_lengths: dict[tuple[object, ...], int] = {}
         self._lengths: Tensor | None = None
@@ -58,6 +61,8 @@ class SequenceSet:
         """
         sequences = cls(layout, vocabulary, plan, max_length=max_length)
         numbers: dict[str, int] = {}
+        replies: set[str] = set()
+        alone: set[str] = set()
 
         def number_of(row: StoredUnits) -> int:
             if row.id not in numbers:
@@ -68,15 +73,20 @@ class SequenceSet:
         for row in store.rows():
             if (row.split or "train") != split:
                 continue
-            if row.reply is None or not plan.conversation:
+            if row.reply is None and plan.side_by_side:
+                alone.add(row.id)
+            elif row.reply is None or not plan.conversation:
                 sequences._add_speech(number_of(row))
             elif row.reply not in store:
                 sequences.left_out["questions", "no reply in the unit store"] += 1
             else:
+                replies.add(row.reply)
                 question = number_of(row)
                 known = numbers.get(row.reply)
                 answer = number_of(store[row.reply]) if known is None else known
                 sequences._add_conversation(question, answer)
+        if without := len(alone - replies):
+            sequences.left_out["recordings", "no other speaker beside them"] += without
         return sequences
 
     @property
@@ -141,6 +151,10 @@ class SequenceSet:
     def _add_conversation(self, question: int, answer: int) -> None:
         asked, said = self._kept[question], self._kept[answer]
         why = self._plan.lacks(said, asked)
+        if why is None and self._plan.conversation == {"self", "other"}:
+            for start, stop in self._cuts(asked.codes.shape[1]):
+                self._conversations.append((question, answer, start, stop))
+            return
         if why is None:
             self._conversations.append((question, answer))
             if self._length(self.num_conversations - 1) <= self.max_length:
@@ -156,9 +170,7 @@ class SequenceSet:
         said = self._kept[recording]
         frames = said.codes.shape[1]
         if self._plan.speech == {"speech"}:
-            room = self._room
-            for start in range(0, frames, room):
-                self._pieces.append((recording, start, min(start + room, frames)))
+            self._pieces += [(recording, *cut) for cut in self._cuts(frames)]
         elif why := self._plan.lacks(said):
             self.left_out["recordings", why] += 1
         else:
@@ -167,6 +179,11 @@ class SequenceSet:
             if (self._length(len(self) - 1) if longest is None else longest) > self.max_length:
                 self._pieces.pop()
                 self.left_out["recordings", self._too_long] += 1
+
+    def _cuts(self, num_frames: int) -> list[tuple[int, int]]:
+        """From and to of the pieces that so many frames are cut into."""
+        room = self._room
+        return [(start, min(start + room, num_frames)) for start in range(0, num_frames, room)]
 
     @property
     def _too_long(self) -> str:
@@ -180,18 +197,22 @@ class SequenceSet:
             recording, start, stop = self._pieces[index - self.num_conversations]
             said = self._kept[recording]
             return self._plan.of_speech(said, said.codes[:, start:stop].long(), generator)
-        question, answer = self._conversations[index]
-        asked = self._kept[question]
-        codes = asked.codes
+        question, answer, *piece = self._conversations[index]
+        asked, said = self._kept[question], self._kept[answer]
+        frames = slice(*piece) if piece else slice(None)
+        codes = asked.codes[:, frames]
         if unit_dropout > 0:
             codes = self._dropped(codes, unit_dropout, generator)
-        return self._plan.of_conversation(asked, codes.long(), self._kept[answer])
+        own = said.codes[:, frames].long()
+        return self._plan.of_conversation(asked, codes.long(), said, own)
 
     def _goes_on(self, index: int) -> bool:
         """Whether a sequence is a piece of a recording that does not end with it."""
         if index < self.num_conversations:
-            return False
-        recording, _, stop = self._pieces[index - self.num_conversations]
+            recording, *piece = self._conversations[index]
+            stop = piece[2] if len(piece) > 2 else self._kept[recording].codes.shape[1]
+        else:
+            recording, _, stop = self._pieces[index - self.num_conversations]
         return stop < self._kept[recording].codes.shape[1]
 
     def _length(self, index: int) -> int:
@@ -210,13 +231,14 @@ class SequenceSet:
 
     @functools.cached_property
     def _room(self) -> int:
-        """The most frames of a recording alone that fit into ``max_length``."""
+        """The most frames of a recording alone, or of a dialogue, that fit into ``max_length``."""
         sizes = torch.tensor(self._codebook_sizes(self._kept[0].codes))[:, None]
 
         def fits(frames: int) -> bool:
             # Counting up, so that there is nothing to collapse.
             codes = torch.arange(frames) % sizes
-            return self._length_of({"speech": codes}) <= self.max_length
+            names = ("self", "other") if self._plan.side_by_side else ("speech",)
+            return self._length_of(dict.fromkeys(names, codes)) <= self.max_length
 
         if not fits(1):
             raise ConfigError(

@@ -429,3 +429,32 @@ def test_cuts_with_one_id_are_refused(tmp_path) -> None:
     line = (tmp_path / "cuts.jsonl").read_text().splitlines()[0]
     with pytest.raises(CorpusError, match="id 'one' is taken by"):
         open_corpus(manifest(tmp_path / "twice.jsonl", line, line))
+
+
+# -- one channel of a file --------------------------------------------------------------------
+
+
+def test_a_channel_is_read_alone(tmp_path) -> None:
+    path = write(tmp_path / "two.wav", channels=2)
+    samples = soundfile.read(path, dtype="float32")[0]
+    rows = [{"audio": "two.wav", "channel": channel} for channel in (0, 1)]
+    corpus = open_corpus(manifest(tmp_path / "corpus.jsonl", *rows, {"audio": "two.wav"}))
+    assert [recording.id for recording in corpus] == ["two.wav#0", "two.wav#1", "two.wav"]
+    left, right, both = (recording.load(RATE).numpy() for recording in corpus)
+    np.testing.assert_array_equal(left, samples[:, 0])
+    np.testing.assert_array_equal(right, samples[:, 1])
+    np.testing.assert_allclose(both, samples.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("channel", [-1, 1.0, "left", True])
+def test_a_channel_that_is_no_number_is_refused(tmp_path, channel) -> None:
+    path = manifest(tmp_path / "corpus.jsonl", {"audio": "a.wav", "channel": channel})
+    with pytest.raises(CorpusError, match=r":1: 'channel': expected a channel's number, from 0"):
+        open_corpus(path)
+
+
+def test_a_channel_that_the_file_lacks_is_told(tmp_path) -> None:
+    write(tmp_path / "two.wav", channels=2)
+    path = manifest(tmp_path / "corpus.jsonl", {"audio": "two.wav", "channel": 2})
+    with pytest.raises(AudioError, match="expected a channel from 0 to 1, got 2"):
+        open_corpus(path)["two.wav#2"].load(RATE)

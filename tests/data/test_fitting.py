@@ -162,6 +162,14 @@ def test_a_pickle_is_read_on_trust_alone(
     assert load_tokenizer(tmp_path / "run" / "tokenizer").vocab_size == 7
 
 
+def test_of_a_channel_that_is_mostly_silent_little_silence_is_heard() -> None:
+    speech = torch.randn(16_000, generator=torch.Generator().manual_seed(0))
+    hum = 0.001 * torch.ones(5 * 16_000)
+    heard = fitting.shorten_silence(torch.cat([hum, speech, hum, speech]), 16_000)
+    assert len(heard) == pytest.approx(2 * 16_000 + 2 * fitting.SILENCE_S * 16_000, rel=0.1)
+    assert torch.equal(heard[-16_000:], speech)
+
+
 def test_no_more_than_a_sample_is_chosen(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "MAX_RECORDINGS", 3)
     corpus = open_corpus(clips)

@@ -139,13 +139,69 @@ def test_unit_dropout_touches_questions_alone_and_repeats(toy: Path) -> None:
     assert torch.equal(train.sequence(last, unit_dropout=0.9, seed=1).ids, train.sequence(last).ids)
 
 
-@pytest.mark.parametrize(
-    ("layout", "message"),
-    [
-        ("duplex", r"the layout 'duplex' lays out 'self', which a unit store does not hold"),
-        ("prosody", r"the layout 'prosody' lays out 3 streams, the unit store holds 1"),
-    ],
-)
-def test_what_a_store_does_not_hold_is_refused(toy: Path, layout: str, message: str) -> None:
+def test_what_a_store_does_not_hold_is_refused(toy: Path) -> None:
+    message = r"the layout 'prosody' lays out 3 streams, the unit store holds 1"
     with pytest.raises(InputError, match=message):
-        sequences_of(toy, layout=layout)
+        sequences_of(toy, layout="prosody")
+
+
+def test_the_channels_of_a_dialogue_are_laid_out_side_by_side(tmp_path: Path) -> None:
+    write_rows(
+        tmp_path,
+        [
+            recording("d.user", [1, 2, 3], split="train", reply="d.model"),
+            recording("d.model", [7, 8, 9], split="train"),
+            recording("e.user", [1, 2], split="train", reply="e.model"),
+            recording("e.model", [7], split="train"),
+            recording("alone", [4], split="train"),
+        ],
+    )
+    train = sequences_of(tmp_path, layout="duplex")
+    assert (train.num_conversations, train.num_speech) == (1, 0)
+    assert decoded(train, 0) == {"self": [[7, 8, 9]], "other": [[1, 2, 3]]}
+    assert train.describe_left_out() == [
+        "left out 1 conversations: two channels that differ in length",
+        "left out 1 recordings: no other speaker beside them",
+    ]
+
+
+def test_a_long_dialogue_is_cut_in_both_channels_and_ends_once(tmp_path: Path) -> None:
+    frames = list(range(25))
+    write_rows(
+        tmp_path,
+        [
+            recording("user", frames, split="train", reply="model"),
+            recording("model", frames[::-1], split="train"),
+        ],
+    )
+    train = sequences_of(tmp_path, layout="duplex", max_length=12)
+    sequences = [train.sequence(number) for number in range(len(train))]
+    assert [len(sequence) for sequence in sequences] == train.lengths().tolist()
+    assert max(map(len, sequences)) <= 12
+    end = train.vocabulary.end
+    ends = [bool((sequence.ids == end).any()) for sequence in sequences]
+    assert ends == [False] * (len(train) - 1) + [True]
+    firsts = [train.vocabulary.unit_range(stream).start for stream in range(2)]
+    rows = torch.cat(
+        [
+            s.ids[:, 1:-1] if ended else s.ids[:, 1:]
+            for s, ended in zip(sequences, ends, strict=True)
+        ],
+        dim=1,
+    )
+    assert (rows - torch.tensor(firsts)[:, None]).tolist() == [frames[::-1], frames]
+
+
+def test_unit_dropout_touches_the_other_speaker_alone(tmp_path: Path) -> None:
+    write_rows(
+        tmp_path,
+        [
+            recording("user", [1] * 40, split="train", reply="model"),
+            recording("model", [2] * 40, split="train"),
+        ],
+    )
+    train = sequences_of(tmp_path, layout="duplex")
+    plain, dropped = train.sequence(0), train.sequence(0, unit_dropout=0.5, seed=1)
+    changed = (plain.ids != dropped.ids).sum(dim=1)
+    assert changed[0] == 0
+    assert 8 < changed[1] < 32
