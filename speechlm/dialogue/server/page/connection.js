@@ -16,9 +16,9 @@ export async function ask(token) {
     return { failure: { kind: "unreachable" } };
   }
   if (answer.status === 401) return { failure: { kind: "token", given: Boolean(token) } };
-  if (!answer.ok) return { failure: { kind: "refused", status: answer.status } };
-  const { data } = await answer.json();
-  return { model: data[0]?.id ?? "" };
+  const said = await answer.json().catch(() => ({}));
+  if (answer.ok) return { model: said.data?.[0]?.id ?? "" };
+  return { failure: { kind: "refused", status: answer.status, message: said.error?.message } };
 }
 
 /** One conversation's socket. */
@@ -47,7 +47,7 @@ export class Connection {
       if (opened) return closed({ kind: "closed", code: this.refusal ?? code });
       // The browser does not tell a page why a socket was refused.
       const { failure } = await ask(token);
-      closed(failure ?? { kind: "refused", status: 403 });
+      closed(failure ?? { kind: "refused" });
     };
   }
 

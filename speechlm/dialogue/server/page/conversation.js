@@ -42,7 +42,8 @@ export class Conversation {
     this.send = send;
     this.player = player;
     this.failed = failed;
-    this.model = "";
+    /** The model listens while it speaks, and knows itself when to. */
+    this.duplex = false;
     this.phase = "listening";
     this.turns = [];
     this.spans = [];
@@ -59,20 +60,22 @@ export class Conversation {
   /** Choose how turns are found. */
   configure(detection) {
     this.detection = detection;
-    const input = {
-      format: { type: "audio/pcm", rate: SAMPLE_RATE },
-      turn_detection: TURNS[detection],
-    };
+    const input = { format: { type: "audio/pcm", rate: SAMPLE_RATE } };
+    if (!this.duplex) input.turn_detection = TURNS[detection];
     const output = { format: { type: "audio/pcm", rate: SAMPLE_RATE } };
     const session = { type: "realtime", x_ext: true, audio: { input, output } };
     this.send({ type: "session.update", session });
+  }
+
+  get isPush() {
+    return this.detection === "push" && !this.duplex;
   }
 
   /** The microphone's next sound, float32 [n] at 24 kHz; returns what was sent of it. */
   hear(samples, now) {
     this.origin ??= now - playedMs(samples.length);
     // The session's clock is what it hears, so silence is sent, too.
-    const silent = this.detection === "push" && this.press === null;
+    const silent = this.isPush && this.press === null;
     const sent = silent ? new Float32Array(samples.length) : samples;
     this.send({ type: "input_audio_buffer.append", audio: encodeBase64(toPcm16(sent)) });
     if (this.releasing) this.endPress(now);
@@ -81,7 +84,7 @@ export class Conversation {
 
   /** The user presses the button to talk, or lets go. */
   push(down, now) {
-    if (this.detection !== "push") return;
+    if (!this.isPush) return;
     if (down && this.press === null) {
       this.stop();
       this.send({ type: "input_audio_buffer.clear" });
@@ -130,7 +133,7 @@ export class Conversation {
   }
 
   ["session.created"]({ session }) {
-    this.model = session.model ?? "";
+    this.duplex = session.audio?.input?.turn_detection === null;
   }
 
   ["input_audio_buffer.speech_started"](event, now) {

@@ -3,6 +3,11 @@
 const LOWEST_HZ = 90;
 const HIGHEST_HZ = 8000;
 
+/** Seconds that a canvas shows: 27 on a wide screen, 12 on a phone's. */
+function secondsOf(canvas) {
+  return canvas.clientWidth / 32;
+}
+
 /** Fits a canvas' pixels to its box; true where they changed. */
 function fit(canvas) {
   const scale = Math.min(2, window.devicePixelRatio || 1);
@@ -23,9 +28,8 @@ function inkOf(element) {
  * stands still, and new columns are written over the oldest.
  */
 export class Spectrogram {
-  constructor(canvas, seconds) {
+  constructor(canvas) {
     this.canvas = canvas;
-    this.seconds = seconds;
     this.ring = document.createElement("canvas");
     this.column = null;
   }
@@ -38,7 +42,7 @@ export class Spectrogram {
     }
     const { width, height } = canvas;
     if (!width || !height) return;
-    const column = Math.floor(((now / 1000) * width) / this.seconds);
+    const column = Math.floor(((now / 1000) * width) / secondsOf(canvas));
     const since = Math.min(width, column - (this.column ?? column - 1));
     this.column = column;
     const context = ring.getContext("2d");
@@ -70,11 +74,10 @@ export class Spectrogram {
   }
 }
 
-/** Bars of who spoke when, the user above the model, over the last minute. */
+/** Bars of who spoke when, the user above the model, on the spectrograms' axis. */
 export class Timeline {
-  constructor(canvas, seconds) {
+  constructor(canvas) {
     this.canvas = canvas;
-    this.seconds = seconds;
   }
 
   /**
@@ -88,13 +91,14 @@ export class Timeline {
     const scale = width / this.canvas.clientWidth;
     const context = this.canvas.getContext("2d");
     context.clearRect(0, 0, width, height);
-    const x = (time) => width * (1 - (now - time) / (this.seconds * 1000));
+    const seconds = secondsOf(this.canvas);
+    const x = (time) => width * (1 - (now - time) / (seconds * 1000));
     const lane = 12 * scale;
     const middle = (height - 16 * scale) / 2;
     const muted = `rgb(${inkOf(this.canvas).join(" ")} / `;
     context.font = `${11 * scale}px system-ui, sans-serif`;
     context.textAlign = "center";
-    for (let back = 0; back < this.seconds; back += 10) {
+    for (let back = 0; back < seconds; back += 5) {
       const at = x(now - back * 1000);
       context.fillStyle = `${muted}0.14)`;
       context.fillRect(at - scale, 0, scale, height - 16 * scale);

@@ -36,7 +36,7 @@ const CODES = {
 
 /**
  * @param failure kind: "insecure", "microphone" (with the error's `name`), "token", "refused"
- *   (with `status`), "unreachable", "closed" (with `code` and `reason`), "answer", "server".
+ *   (with the server's `message`), "unreachable", "closed" (with `code` and `reason`), "answer", "server".
  * @returns {{title: string, text: string, asksToken: boolean, fatal: boolean}} fatal: the
  *   conversation cannot go on.
  */
@@ -65,9 +65,8 @@ export function explain(failure) {
     case "refused":
       return said(
         "The server refused the connection",
-        failure.status === 403
-          ? "It allows other addresses only: start it with --origin and the address of this page."
-          : `It answered with status ${failure.status}.`,
+        failure.message ||
+          "Perhaps it allows other addresses only: start it with --origin and this page's address.",
       );
     case "unreachable":
       return said(

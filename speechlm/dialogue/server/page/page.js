@@ -14,9 +14,9 @@ const PROCESSING = ["echoCancellation", "noiseSuppression", "autoGainControl"];
 const find = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const pictures = {
-  you: new Spectrogram(find("you-sound"), 12),
-  model: new Spectrogram(find("model-sound"), 12),
-  timeline: new Timeline(find("timeline"), 60),
+  you: new Spectrogram(find("you-sound")),
+  model: new Spectrogram(find("model-sound")),
+  timeline: new Timeline(find("timeline")),
 };
 const list = new TurnList();
 
@@ -32,9 +32,14 @@ let conversation = null;
 let recording = new Recording();
 let retries = 0;
 
+function isPush() {
+  return find("turns").value === "push" && !conversation?.duplex;
+}
+
 function refresh() {
-  const push = find("turns").value === "push";
-  showState(state === "live" ? conversation.phase : state, { muted, push, model });
+  const duplex = state === "live" && conversation.duplex;
+  const shown = state === "live" ? conversation.phase : state;
+  showState(shown, { muted, push: isPush(), duplex, model });
   if (conversation) list.show(conversation.turns);
   find("download").disabled = recording.seconds === 0;
 }
@@ -163,8 +168,6 @@ function stop() {
   refresh();
 }
 
-const isPush = () => find("turns").value === "push";
-
 find("orb").addEventListener("click", () => {
   if (state === "idle") start();
   else if (!isPush()) mute();
@@ -237,6 +240,7 @@ find("open-settings").addEventListener("click", async () => {
   await listDevices();
   find("settings").showModal();
 });
+find("close-settings").addEventListener("click", () => find("settings").close());
 find("settings").addEventListener("click", (event) => {
   if (event.target === find("settings")) find("settings").close();
 });

@@ -6,7 +6,8 @@ import { encodeWav, fromPcm16, SAMPLE_RATE, toPcm16 } from "./pcm.js";
 const LONGEST_S = 20 * 60;
 
 class Side {
-  constructor() {
+  constructor(longest) {
+    this.longest = longest * SAMPLE_RATE;
     this.pieces = [];
     this.length = 0;
     this.dropped = 0;
@@ -15,7 +16,7 @@ class Side {
   add(samples) {
     this.pieces.push(toPcm16(samples));
     this.length += samples.length;
-    while (this.length - this.dropped > LONGEST_S * SAMPLE_RATE) {
+    while (this.length - this.dropped > this.longest) {
       this.dropped += this.pieces.shift().length;
     }
   }
@@ -35,9 +36,9 @@ class Side {
 
 /** What the server heard (`input`) and what was played (`output`), sample by sample. */
 export class Recording {
-  constructor() {
-    this.input = new Side();
-    this.output = new Side();
+  constructor(longest = LONGEST_S) {
+    this.input = new Side(longest);
+    this.output = new Side(longest);
   }
 
   get seconds() {

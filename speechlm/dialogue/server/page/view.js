@@ -32,7 +32,7 @@ function write(element, text) {
 }
 
 /** @param state "idle", "connecting", "waiting", or a phase of the conversation. */
-export function showState(state, { muted, push, model }) {
+export function showState(state, { muted, push, duplex, model }) {
   const live = !(state in LABELS);
   const shown = live && muted ? "muted" : state;
   const [status, hint] = (push && PUSH_WORDS[shown]) || WORDS[shown];
@@ -45,6 +45,7 @@ export function showState(state, { muted, push, model }) {
   find("orb-icon").setAttribute("href", shown === "muted" ? "#muted" : "#microphone");
   find("orb").disabled = state === "connecting" || state === "waiting";
   find("stop").disabled = state !== "speaking" && state !== "thinking";
+  find("turns").closest("label").hidden = duplex;
   write(find("model"), model);
 }
 
@@ -108,7 +109,7 @@ function fill(row, turn) {
   const { wait, chunk, sound } = delays(turn);
   row.delays.hidden = sound === null;
   if (sound !== null) {
-    write(row.delays, `${milliseconds(sound)} to its sound, ${milliseconds(chunk)} to its first bytes`);
+    write(row.delays, `heard after ${milliseconds(sound)}, sent after ${milliseconds(chunk)}`);
     row.delays.title = wait ? `after ${milliseconds(wait)} of silence` : "";
   }
 }
