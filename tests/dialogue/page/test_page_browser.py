@@ -44,7 +44,7 @@ def question(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[
     lines = (CORPUS / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     texts = {row["id"]: row["text"] for row in rows}
-    asked = [row for row in rows if row.get("reply") and row.get("split") == "test"][0]
+    asked = next(row for row in rows if row.get("reply") and row.get("split") == "test")
     sound, rate = soundfile.read(CORPUS / asked["audio"], dtype="float32")
     silence = np.zeros(int(SILENCE_S * RATE), np.float32)
     asked_sound = resample(torch.from_numpy(sound), rate, RATE).numpy()
