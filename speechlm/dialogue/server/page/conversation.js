@@ -58,8 +58,13 @@ export class Conversation {
   }
 
   /** Choose how turns are found. */
-  configure(detection) {
+  configure(detection, now) {
     this.detection = detection;
+    if (this.phase === "hearing" && this.press === null) {
+      // Nobody will say any more that this speech has ended.
+      this.endQuestion(now, null, null);
+      this.phase = "listening";
+    }
     const input = { format: { type: "audio/pcm", rate: SAMPLE_RATE } };
     if (!this.duplex) input.turn_detection = TURNS[detection];
     const output = { format: { type: "audio/pcm", rate: SAMPLE_RATE } };

@@ -117,7 +117,7 @@ function begin() {
   state = "live";
   retries = 0;
   showFailure(null);
-  conversation.configure(find("turns").value);
+  conversation.configure(find("turns").value, performance.now());
 }
 
 function lost(failure) {
@@ -212,7 +212,7 @@ window.addEventListener("blur", () => press(false));
 
 find("turns").addEventListener("change", () => {
   remember("turns", find("turns").value);
-  if (state === "live") conversation.configure(find("turns").value);
+  if (state === "live") conversation.configure(find("turns").value, performance.now());
   refresh();
 });
 
@@ -265,7 +265,14 @@ find("download").addEventListener("click", () => {
 
 // --- pictures ------------------------------------------------------------------------------------
 
+/** Between two pictures, ms: more often is not smoother, and takes from the sound. */
+const LEAST_FRAME_MS = 30;
+let drawn = 0;
+
 function draw(now) {
+  requestAnimationFrame(draw);
+  if (now - drawn < LEAST_FRAME_MS) return;
+  drawn = now;
   const hears = microphone?.analyser;
   const says = player?.analyser;
   if (state !== "idle" || pictures.you.column === null) {
@@ -279,7 +286,6 @@ function draw(now) {
     const size = loud && !calm.matches ? level(loud) : 0;
     find("orb").style.setProperty("--level", size.toFixed(3));
   }
-  requestAnimationFrame(draw);
 }
 
 document.documentElement.dataset.theme = localStorage.getItem("speechlm.theme") ?? "system";
