@@ -115,6 +115,16 @@ def test_a_live_sample_outlasts_its_window(depth: bool) -> None:
     assert live(lm, other, sampling, [40, 3, 40], company=2) == expected
 
 
+def test_steps_of_fixed_shapes_hear_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the reader that graphs are made of, run as it is."""
+    lm = shared_lm("duplex-codec", True)
+    other = heard_units(lm, 40, 3)
+    sampling = SamplingConfig(max_units=40, temperature=1.0, window=32)
+    expected = known_ahead(lm, other, sampling)
+    monkeypatch.setattr("speechlm.generation.engine.recorder_for", lambda device: lambda work: work)
+    assert live(lm, other, sampling, [5, 9, 3], company=2) == expected
+
+
 def test_near_ties_of_a_live_sample_fall_as_if_it_were_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
