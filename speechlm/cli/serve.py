@@ -188,6 +188,7 @@ def run(args: Namespace) -> None:
         listening = stack.enter_context(serving.bind(args.host, args.port))
         service = WorkerService(args.bundle, weights=args.weights, max_sessions=args.max_sessions)
         stack.callback(service.close)
+        service.start()
         serving.serve(
             app.create_app(service, settings, access, log=log),
             listening,
@@ -244,7 +245,8 @@ def _certificate(args: Namespace, stack: ExitStack) -> tuple[Path | None, Path |
 
 def _log(args: Namespace, stack: ExitStack) -> TextIO | None:
     if args.log is not None:
-        return stack.enter_context(args.log.open("a", encoding="utf-8"))
+        log: TextIO = stack.enter_context(args.log.open("a", encoding="utf-8"))
+        return log
     return sys.stdout if args.verbose else None
 
 

@@ -96,11 +96,9 @@ def find_situations(events: Sequence[Event], duration_s: float) -> Iterator[Situ
             users = [turn for turn in turns if turn.speaker == "user"]
             asked = next(turn for turn in reversed(users) if turn.start_s < event.start_s)
             cut = _stretch(events, asked, event, duration_s)
-            (times,) = _times(event.start_s, event.end_s, cut).values()
+            (span,) = _times(event.start_s, event.end_s, cut).values()
             told = {"context_text": asked.text, "current_turn_text": event.text}
-            yield _situation(
-                "user_backchannel", cut, "metadata.json", {**told, "timestamps": times}
-            )
+            yield _situation("user_backchannel", cut, "metadata.json", {**told, "timestamps": span})
 
 
 def _situation(kind: str, cut: tuple[float, float], name: str, annotation: Any) -> Situation:

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from speechlm.bundle import SpeechLM
-from speechlm.dialogue.messages import Command, Event, Failed, Hear
-from speechlm.dialogue.service import BundleInfo, Busy
+from speechlm.dialogue.messages import Command, Event, Failed, Hear, Samples
+from speechlm.dialogue.oneshot import can_speak_text, can_transcribe
+from speechlm.dialogue.service import BundleInfo, Busy, SpeechRequest
 from speechlm.dialogue.settings import SessionSettings
 from speechlm.errors import InputError
 
@@ -46,8 +47,31 @@ class Heard:
     num_samples: int
 
 
-Down = tuple[str, "Command | Open | Close"]
-Up = tuple[str, "Event | Opened | Heard"]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speak:
+    """To the hub's side: read this aloud."""
+
+    request: SpeechRequest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class WriteDown:
+    """To the hub's side: transcribe this."""
+
+    samples: Samples
+    sample_rate: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Done:
+    """From the hub's side: a piece of work done, and at the end no piece, or why not."""
+
+    piece: Samples | str | None = None
+    error: str | None = None
+
+
+Down = tuple[str, "Command | Open | Close | Speak | WriteDown"]
+Up = tuple[str, "Event | Opened | Heard | Done"]
 
 
 class Conversation:
@@ -118,8 +142,9 @@ def describe(model: SpeechLM, name: str) -> BundleInfo:
         sample_rate=model.sample_rate,
         frame_s=1 / model.tokenizer.frame_rate,
         writes_text=text and bool(fields & {"answer_text", "text"}),
-        transcribes=text and "question_text" in fields,
-        speaks_text=text and {"text", "speech"} <= fields,
+        transcribes=can_transcribe(model),
+        speaks_text=can_speak_text(model),
+        voices=tuple(getattr(model.vocoder, "speakers", ())),
     )
 
 
@@ -132,6 +157,7 @@ class Conversations:
         self._max_sessions = max_sessions
         self._numbers = itertools.count(1)
         self._sessions: dict[str, Conversation] = {}
+        self._works: dict[str, asyncio.Queue[Done]] = {}
         self._probe: asyncio.Future[str | None] | None = None
 
     @property
@@ -179,6 +205,33 @@ class Conversations:
             raise Busy(f"the model fails: {error}", "worker_unavailable")
         return 1000 * (time.perf_counter() - begun)
 
+    async def speak(self, request: SpeechRequest) -> AsyncIterator[Samples]:
+        async for piece in self._work(Speak(request=request)):
+            assert not isinstance(piece, str)
+            yield piece
+
+    async def transcribe(self, samples: Samples, sample_rate: int) -> str:
+        pieces = self._work(WriteDown(samples=samples, sample_rate=sample_rate))
+        return "".join([str(piece) async for piece in pieces])
+
+    async def _work(self, message: Speak | WriteDown) -> AsyncIterator[Samples | str]:
+        self._check_ready()
+        name = f"work_{next(self._numbers)}"
+        done: asyncio.Queue[Done] = asyncio.Queue()
+        self._works[name] = done
+        self._send((name, message))
+        try:
+            while True:
+                said = await done.get()
+                if said.error is not None:
+                    raise InputError(said.error)
+                if said.piece is None:
+                    return
+                yield said.piece
+        finally:
+            del self._works[name]
+            self._send((name, Close()))
+
     def _send(self, message: Down) -> None:
         raise NotImplementedError
 
@@ -192,12 +245,17 @@ class Conversations:
             if self._probe is not None and not self._probe.done():
                 assert isinstance(content, Opened)
                 self._probe.set_result(content.error)
+        elif isinstance(content, Done):
+            if (done := self._works.get(name)) is not None:
+                done.put_nowait(content)
         elif (session := self._sessions.get(name)) is not None:
             session.take(content)
 
     def _fail_all(self, code: str, message: str) -> None:
         for session in list(self._sessions.values()):
             session.take(Failed(code=code, message=message))
+        for done in self._works.values():
+            done.put_nowait(Done(error=message))
 
     def _forget(self, name: str) -> None:
         self._sessions.pop(name, None)

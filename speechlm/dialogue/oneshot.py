@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import Tensor
 
-from speechlm.bundle import FIRST_CHUNK_UNITS, SpeechLM
+from speechlm.bundle import SpeechLM
 from speechlm.config import SamplingConfig
 from speechlm.dialogue.messages import Samples
 from speechlm.dialogue.resampling import StreamResampler
 from speechlm.dialogue.service import SpeechRequest
 from speechlm.errors import InputError
 from speechlm.generation.generate import generate_stream
+from speechlm.generation.rendering import FIRST_CHUNK_UNITS
 from speechlm.layouts.grid import Content, Prompt
 from speechlm.layouts.vocabulary import CONTROLS, check_units
 from speechlm.protocols import Speaker
@@ -69,8 +70,11 @@ def speak(model: SpeechLM, request: SpeechRequest) -> Iterator[Samples]:
     yield from _samples(resampler.finish())
 
 
-def transcribe(model: SpeechLM, samples: Samples, sample_rate: int) -> str:
-    """Write down a recording, float32 [T] at ``sample_rate``.
+def transcribe(model: SpeechLM, samples: Samples, sample_rate: int) -> Generator[None, None, str]:
+    """Write down a recording, float32 [T] at ``sample_rate``, a token at each step.
+
+    Returns:
+        The text, once all steps are done.
 
     Raises:
         InputError: The bundle does not transcribe, or the recording cannot be used, or is longer
@@ -82,11 +86,13 @@ def transcribe(model: SpeechLM, samples: Samples, sample_rate: int) -> str:
     model.lm.vocabulary.check(units)
     content = _heard_content(model, units.codes)
     prompt = model.lm.layout.prompt(model.lm.vocabulary, content)
-    columns = list(_until_next_part(model, prompt, seed=0))
-    ids = torch.tensor([column[0] for column in columns], dtype=torch.int64)
+    tokens: list[int] = []
+    for column in _until_next_part(model, prompt, seed=0):
+        tokens.append(column[0] - model.lm.vocabulary.first_text)
+        yield
     text = model.lm.text_tokenizer
     assert text is not None
-    return text.decode(ids - model.lm.vocabulary.first_text).strip()
+    return text.decode(tokens).strip()
 
 
 def _said(model: SpeechLM, request: SpeechRequest) -> Iterator[Tensor]:

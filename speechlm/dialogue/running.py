@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from speechlm.bundle import SpeechLM
 from speechlm.config import SamplingConfig
-from speechlm.dialogue.conversations import PROBE, Close, Down, Heard, Open, Opened, Up
+from speechlm.dialogue import oneshot
+from speechlm.dialogue.conversations import (
+    PROBE,
+    Close,
+    Done,
+    Down,
+    Heard,
+    Open,
+    Opened,
+    Speak,
+    Up,
+    WriteDown,
+)
 from speechlm.dialogue.hub import Hub
-from speechlm.dialogue.messages import Commit, Event, Hear, Respond
+from speechlm.dialogue.messages import Commit, Event, Hear, Respond, Samples
 from speechlm.dialogue.settings import SessionSettings, TurnSettings
 from speechlm.errors import SpeechLMError
 from speechlm.generation.generate import generate_stream
@@ -31,8 +43,9 @@ def run_hub(
 ) -> None:
     """Run sessions until ``receive`` says that it is over."""
     hub = Hub(model, lambda name, event: send((name, event)), max_sessions=max_sessions + 1)
+    works: dict[str, Iterator[Samples | str]] = {}
     while True:
-        wait_s = hub.wait_s
+        wait_s = 0.0 if works else hub.wait_s
         messages = receive(IDLE_S if wait_s is None else min(wait_s, IDLE_S))
         if messages is None:
             return
@@ -42,12 +55,45 @@ def run_hub(
             elif isinstance(message, Open):
                 send((name, Opened(error=_try_open(hub, name, message.settings))))
             elif isinstance(message, Close):
+                works.pop(name, None)
                 hub.close(name)
+            elif isinstance(message, Speak):
+                works[name] = oneshot.speak(model, message.request)
+            elif isinstance(message, WriteDown):
+                works[name] = _writing(model, message)
             else:
                 hub.handle(name, message)
                 if isinstance(message, Hear):
                     send((name, Heard(num_samples=len(message.samples))))
         hub.step()
+        # A piece of each at a time: conversations go on beside them.
+        for name, work in list(works.items()):
+            done = _next_piece(work)
+            if done is not None:
+                send((name, done))
+                if done.piece is None:
+                    del works[name]
+
+
+def _writing(model: SpeechLM, message: WriteDown) -> Iterator[Samples | str]:
+    """Empty pieces while it goes on, then the text."""
+    writing = oneshot.transcribe(model, message.samples, message.sample_rate)
+    while True:
+        try:
+            next(writing)
+        except StopIteration as end:
+            yield str(end.value)
+            return
+        yield ""
+
+
+def _next_piece(work: Iterator[Samples | str]) -> Done | None:
+    """What a piece of work gave; None for nothing to tell."""
+    try:
+        piece = next(work, None)
+    except SpeechLMError as error:
+        return Done(error=str(error))
+    return None if isinstance(piece, str) and not piece else Done(piece=piece)
 
 
 def warm_up(model: SpeechLM) -> None:

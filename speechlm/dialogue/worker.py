@@ -66,29 +66,37 @@ class WorkerService(Conversations):
         self._options = (bundle, max_sessions, weights, device, threads)
         self._process: Any = None
         self._connection: Connection | None = None
+        self._loop: asyncio.AbstractEventLoop
         self._last_beat = 0.0
         self._ready = False
-        self._closing = False
+        self._closed = False
         self._supervisor: asyncio.Task[None] | None = None
         self._sending = threading.Lock()
         self.num_restarts = 0
 
-    async def __aenter__(self) -> WorkerService:
-        """Raises:
-        SpeechLMError: The bundle cannot be used.
+    def start(self) -> None:
+        """Load the bundle and wait until it can be talked with.
+
+        Raises:
+            SpeechLMError: The bundle cannot be used.
         """
-        self._loop = asyncio.get_running_loop()
-        await self._start()
-        self._supervisor = asyncio.create_task(self._supervise())
+        if self._process is None:
+            self._build()
+
+    def close(self) -> None:
+        """End the worker."""
+        self._closed = True
+        if self._supervisor is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._supervisor.cancel)
+        self._end_process()
+
+    async def __aenter__(self) -> WorkerService:
+        await asyncio.to_thread(self.start)
+        self._check_ready()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._closing = True
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervisor
-        self._end_process()
+        self.close()
 
     @property
     def pid(self) -> int | None:
@@ -100,6 +108,10 @@ class WorkerService(Conversations):
         return self._ready
 
     def _check_ready(self) -> None:
+        if self._supervisor is None:
+            self._loop = asyncio.get_running_loop()
+            self._supervisor = self._loop.create_task(self._supervise())
+            self._listen_to_worker()
         if not self._ready:
             raise Busy("the model is being loaded anew; try again soon", "worker_unavailable")
 
@@ -110,24 +122,26 @@ class WorkerService(Conversations):
             with contextlib.suppress(OSError, ValueError), self._sending:
                 connection.send(message)
 
-    async def _start(self) -> None:
-        """Build a worker and wait until it has loaded the bundle."""
+    def _build(self) -> None:
+        """Make a worker and wait until it has loaded the bundle."""
         context = get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(
             target=run_worker, args=(there, *self._options), name="speechlm-worker", daemon=True
         )
-        await asyncio.to_thread(process.start)
+        process.start()
         there.close()
         self._process, self._connection = process, here
-        first = await asyncio.to_thread(_first_word, here, process)
-        if isinstance(first, BaseException):
+        first = _first_word(here, process)
+        if self._closed or isinstance(first, BaseException):
             self._end_process()
-            raise first
+            raise first if isinstance(first, BaseException) else SpeechLMError("it was closed")
         self._info = first
         self._last_beat = time.monotonic()
         self._ready = True
-        threading.Thread(target=self._listen, args=(here,), daemon=True).start()
+
+    def _listen_to_worker(self) -> None:
+        threading.Thread(target=self._listen, args=(self._connection,), daemon=True).start()
 
     def _listen(self, connection: Connection) -> None:
         """In a thread: hand over what the worker says, until it is gone."""
@@ -160,9 +174,12 @@ class WorkerService(Conversations):
         self.num_restarts += 1
         while True:
             try:
-                await self._start()
+                await asyncio.to_thread(self._build)
+                self._listen_to_worker()
                 return
             except (SpeechLMError, OSError) as error:
+                if self._closed:
+                    return
                 LOG.error("no worker: %s", error)
                 await asyncio.sleep(RESTART_S)
 
