@@ -26,6 +26,7 @@ from speechlm.data.corpus import open_corpus
 from speechlm.errors import CheckpointError, FingerprintError
 from speechlm.files import read_json, write_folder_aside, write_json
 from speechlm.generation.generate import generate, generate_stream
+from speechlm.generation.rendering import Rendering
 from speechlm.layouts.grid import Prompt
 from speechlm.model.fast_linear import Weights
 from speechlm.model.unit_lm import UnitLM
@@ -39,8 +40,6 @@ from speechlm.units import Units
 BUNDLE_NAME = "speechlm.json"
 VOICE_ANSWERS = 20
 """Of which a bundle's voice is taken where the corpus has answers."""
-FIRST_CHUNK_UNITS = 4
-"""Units drawn before the first sound of a live reply; later sound comes in chunks of as many."""
 
 
 class SpeechLM(Resynthesizer):
@@ -170,9 +169,7 @@ class SpeechLM(Resynthesizer):
     ) -> Iterator[Tensor]:
         """Answer as sound comes: chunks float32 [n] that add up to :meth:`reply`."""
         prompt = self._prompt("question", self.encode(wave, sample_rate))
-        stream = self.vocoder.stream(self.reply_voice)
-        columns: list[tuple[int, ...]] = []
-        rendered = 0
+        rendering = Rendering(self.lm, self.vocoder, prompt, self.reply_voice)
         sampling = sampling or SamplingConfig()
         drawn = generate_stream(
             self.lm,
@@ -183,16 +180,10 @@ class SpeechLM(Resynthesizer):
             weights=self.weights,
         )
         for column in drawn:
-            columns.append(column)
-            if len(columns) % FIRST_CHUNK_UNITS == 0:
-                # Frames that are whole; some streams may run behind others.
-                codes = self._read("question", prompt, torch.tensor(columns).T)[:, rendered:]
-                rendered += codes.shape[1]
-                sound = stream.push(codes)
-                if len(sound):
-                    yield sound
-        yield stream.push(self._read("question", prompt, torch.tensor(columns).T)[:, rendered:])
-        yield stream.finish()
+            piece = rendering.push(column)
+            if piece is not None and len(piece.sound):
+                yield piece.sound
+        yield rendering.finish().sound
 
     def continue_speech(
         self,

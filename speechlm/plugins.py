@@ -35,7 +35,8 @@ def plugin(group: str, name: str) -> Any:
         PluginError: The name is not known, or its package cannot be imported.
     """
     known = available(group)
-    kind = group.removeprefix("speechlm.").removesuffix("s")
+    kind = group.removeprefix("speechlm.").replace("_", " ")
+    kind = kind.removesuffix("ies") + "y" if kind.endswith("ies") else kind.removesuffix("s")
     if not known:
         raise PluginError(
             f"no {kind} is registered at all: speechlm is not properly installed; "

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from speechlm.dialogue.messages import Command, Event
+from speechlm.dialogue.messages import Command, Event, Samples
 from speechlm.dialogue.settings import SessionSettings
 from speechlm.errors import SpeechLMError
 
@@ -39,6 +39,25 @@ class BundleInfo:
     """It writes down what it hears."""
     speaks_text: bool
     """It can read text aloud."""
+    voices: tuple[str, ...] = ()
+    """Names of voices that a session may choose, beside the bundle's own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeechRequest:
+    """Something to be read aloud, outside of any conversation."""
+
+    text: str | None = None
+    """What to say, where :attr:`BundleInfo.speaks_text`."""
+    units: tuple[tuple[int, ...], ...] | None = None
+    """Or the units of it, K codebooks of F frames."""
+    voice: str | None = None
+    """A voice that the vocoder knows; None for the bundle's."""
+    speed: float = 1.0
+    """How many times as fast as the units are; frames are left out or repeated."""
+    sample_rate: int = 24_000
+    """Of the sound that is wanted, Hz."""
+    seed: int = 0
 
 
 class Session(Protocol):
@@ -85,5 +104,23 @@ class DialogueService(Protocol):
 
         Raises:
             Busy: It does not answer in time.
+        """
+        ...
+
+    def speak(self, request: SpeechRequest) -> AsyncIterator[Samples]:
+        """Read something aloud: pieces of sound as they come, the first one small.
+
+        Raises:
+            Busy: At the first piece: there is no place for it.
+            InputError: At the first piece: the bundle cannot say this.
+        """
+        ...
+
+    async def transcribe(self, samples: Samples, sample_rate: int) -> str:
+        """Write down what a recording says, where :attr:`BundleInfo.transcribes`.
+
+        Raises:
+            Busy: There is no place for it.
+            InputError: The bundle cannot write it down.
         """
         ...

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechlm.bundle import FIRST_CHUNK_UNITS, SpeechLM
+from speechlm.bundle import SpeechLM
 from speechlm.config import SamplingConfig
 from speechlm.generation.generate import generate_stream
+from speechlm.generation.rendering import FIRST_CHUNK_UNITS
 from speechlm.units import Units
 
 CHUNK_S = 0.08
@@ -28,7 +29,7 @@ class LiveReply:
     steps_s: tuple[float, ...]
     """Drawing each column of the LM; the first one after reading the whole question."""
     chunks_s: tuple[tuple[float, float], ...]
-    """Rendering each chunk of :data:`.bundle.FIRST_CHUNK_UNITS` columns, and how long its sound
+    """Rendering each chunk of :data:`.rendering.FIRST_CHUNK_UNITS` columns, and how long its sound
     lasts."""
     steps_to_sound: int | None
     """Columns before the first sample; None for an answer without any."""

@@ -4,6 +4,10 @@ A step of the model takes the next positions of every running sequence at once, 
 padding: a chunk of a prompt beside single positions of sequences that are being continued. What
 comes out of a request depends on nothing but the LM, the prompt, the sampling and the seed.
 
+A *live* sample has rows that come from outside as time goes on: what another speaker says. Its
+own rows of a column are drawn from the columns before it; it is read on once its live rows of
+that column were given (:meth:`Engine.give`), and waits until then without holding up others.
+
 Sources:
     Continuous batching: Yu et al. 2022 (Orca). Prompts in chunks: Agrawal et al. 2023,
     arXiv:2308.16369. Guidance: Ho and Salimans 2022, arXiv:2207.12598, as Sanchez et al. 2023,
@@ -19,9 +23,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from speechlm.config import SamplingConfig
 from speechlm.errors import InputError
+from speechlm.generation.alone import AloneReader, dropped
 from speechlm.generation.graphs import GreedyHead, StaticReader, recorder_for
 from speechlm.generation.ready import get_ready
 from speechlm.generation.request import (
@@ -29,6 +35,7 @@ from speechlm.generation.request import (
     SINKS,
     Request,
     capacity_of,
+    check_cells,
     check_request,
     positions_of,
     prompts_of,
@@ -40,6 +47,7 @@ from speechlm.generation.sampling import (
     penalize,
     seeded_noise,
 )
+from speechlm.layouts.plan import END, PAD
 from speechlm.model.cache import BLOCK, KVCache, Region
 from speechlm.model.fast_linear import Weights
 from speechlm.model.heads import local_ids
@@ -56,7 +64,7 @@ class Drawn:
 
     ticket: int
     column: tuple[int, ...]
-    """Joint ids, R."""
+    """Joint ids, R; -1 in live rows."""
     finished: bool
 
 
@@ -81,6 +89,14 @@ class _Sample:
     branches: list[_Branch]
     state: Hashable
     columns: list[tuple[int, ...]] = field(default_factory=list)
+    """Drawn; of a live sample that outlasts its window, those that ``settled`` has not read."""
+    num_drawn: int = 0
+    heard: deque[tuple[int, ...]] | None = None
+    """Live cells of columns from the last drawn one on; None where nothing is live."""
+    waits: bool = False
+    """Whether the last column lacks its live cells."""
+    settled: AloneReader | None = None
+    """Has read, alone, what came before ``columns``, prompt included."""
     seen: list[Tensor] | None = None
     """Which ids came in each row, bool [V_r] each; kept only for a repetition penalty."""
 
@@ -147,12 +163,18 @@ class Engine:
         self._reading: deque[list[_Sample]] = deque()
         """Groups of samples whose common prompt is being read."""
         self._running: list[_Sample] = []
+        self._live: dict[int, tuple[int, deque[tuple[int, ...]]]] = {}
+        """Of each live ticket the number of its live rows, and cells that were not read yet."""
+        self._full = False
+        """Whether what waits must wait until something ends."""
         self._next_ticket = 0
 
     @property
     def busy(self) -> bool:
-        """Whether anything is waiting or running."""
-        return bool(self._waiting or self._reading or self._running)
+        """Whether a step would do anything: not where all there is waits to be given its cells."""
+        if self._reading or (self._waiting and not self._full):
+            return True
+        return any(not sample.waits or sample.heard for sample in self._running)
 
     def add(self, request: Request) -> list[int]:
         """Queue a request; gives a ticket a sample.
@@ -167,10 +189,31 @@ class Engine:
         self._next_ticket += len(request.seeds)
         tickets = range(first, self._next_ticket)
         self._waiting.append((request, dict(zip(tickets, request.seeds, strict=True))))
+        if request.num_live_rows:
+            self._live |= {ticket: (request.num_live_rows, deque()) for ticket in tickets}
         return list(tickets)
+
+    def give(self, ticket: int, cells: Tensor) -> None:
+        """Say what the live rows of a sample hold in its next columns.
+
+        Args:
+            ticket: Of a live sample; one that has ended is let pass.
+            cells: Joint ids, int64 [num_live_rows, n], n >= 0, from the first column after the
+                prompt on. :class:`speechlm.layouts.live.OtherSpeaker` makes them of units.
+
+        Raises:
+            InputError: Other rows, or ids that the rows cannot hold; nothing of it is taken.
+        """
+        if ticket not in self._live:
+            return
+        num_live_rows, heard = self._live[ticket]
+        check_cells(cells, self._row_ids[-num_live_rows:])
+        heard.extend(tuple(column) for column in cells.T.tolist())
 
     def cancel(self, ticket: int) -> None:
         """Forget a sample, wherever it stands; a ticket that has ended is let pass."""
+        self._live.pop(ticket, None)
+        self._full = False
         for _, tickets in self._waiting:
             tickets.pop(ticket, None)
         self._waiting = deque(waiting for waiting in self._waiting if waiting[1])
@@ -185,7 +228,8 @@ class Engine:
         """Run the model once and give every column that was drawn."""
         self._admit()
         rows: list[tuple[_Branch, Tensor]] = []
-        for sample in self._running:
+        running = [sample for sample in self._running if _complete(sample)]
+        for sample in running:
             last = torch.tensor(sample.columns[-1])[:, None]
             for branch in sample.branches:
                 self._make_room(sample, branch)
@@ -199,7 +243,7 @@ class Engine:
         if not rows:
             return []
         hidden = self._read(rows)
-        states = hidden[: sum(len(sample.branches) for sample in self._running)]
+        states = hidden[: sum(len(sample.branches) for sample in running)]
         if group is not None and all(branch.state is not None for branch in group[0].branches):
             self._reading.popleft()
             for sample in group[1:]:
@@ -209,7 +253,8 @@ class Engine:
             read_whole = [branch.state for branch in group[0].branches if branch.state is not None]
             states = torch.cat([states, *(read_whole * len(group))])
             self._running += group
-        return self._draw(self._running, states) if self._running else []
+            running += group
+        return self._draw(running, states) if running else []
 
     def run(self, request: Request) -> Iterator[tuple[int, ...]]:
         """Give the columns of one request's only sample as they are drawn.
@@ -243,10 +288,12 @@ class Engine:
             )
 
     def _admit(self) -> None:
+        self._full = False
         while self._waiting:
             request, tickets = self._waiting[0]
             count = len(self._running) + sum(map(len, self._reading)) + len(tickets)
             if count > self._max_batch and (self._running or self._reading):
+                self._full = True
                 return
             prompts = prompts_of(request)
             regions: list[Region] = []
@@ -256,6 +303,7 @@ class Engine:
                     if region is None:  # it waits until others have ended
                         for taken in regions:
                             self._cache.release(taken)
+                        self._full = True
                         return
                     regions.append(region)
             self._waiting.popleft()
@@ -273,6 +321,7 @@ class Engine:
                             )
                         ],
                         state=self._grammar.start if state is None else state,
+                        heard=self._live[ticket][1] if ticket in self._live else None,
                         seen=self._nothing_seen(request.sampling),
                     )
                     for index, (ticket, seed) in enumerate(tickets.items())
@@ -283,8 +332,20 @@ class Engine:
         """Forget the oldest positions of a sequence whose window is full."""
         window = sample.request.sampling.window
         if window and branch.region.length == self._window(window):
-            drop = _dropped(self._window(window))
+            if sample.heard is not None:
+                self._settle(sample, branch)
+            drop = dropped(self._window(window))
             self._cache.forget(branch.region, keep_first=SINKS, count=drop)
+
+    def _settle(self, sample: _Sample, branch: _Branch) -> None:
+        """Read alone what is about to be forgotten, so that no endless sample keeps its past."""
+        read, last = self._unsettled(sample, branch)[:, :-1], sample.columns[-1]
+        if sample.settled is None:
+            window = self._window(sample.request.sampling.window)
+            sample.settled = self._alone_reader(window, window)
+        sample.settled.read(read)
+        sample.settled.make_room()
+        sample.columns = [last]
 
     def _window(self, window: int) -> int:
         return min(window, self._decoder.config.max_positions)
@@ -320,15 +381,7 @@ class Engine:
         ids, certain = self._choose(samples, states, noise)
         for index in (~certain).nonzero().flatten().tolist():
             sample = samples[index]
-            generated = torch.tensor(sample.columns, dtype=torch.int64).reshape(-1, ids.shape[1]).T
-            alone = torch.cat(
-                [
-                    self._alone(
-                        torch.cat([branch.prompt, generated], dim=1), sample.request.sampling.window
-                    )
-                    for branch in sample.branches
-                ]
-            )
+            alone = torch.cat([self._alone(sample, branch) for branch in sample.branches])
             ids[index] = self._choose([sample], alone, [noise[index]])[0][0]
         drawn = []
         for sample, column in zip(samples, ids.tolist(), strict=True):
@@ -338,6 +391,8 @@ class Engine:
 
     def _advance(self, sample: _Sample, column: tuple[int, ...]) -> Drawn:
         sample.columns.append(column)
+        sample.num_drawn += 1
+        sample.waits = sample.heard is not None
         if sample.seen is not None:
             local = local_ids(torch.tensor([column]), self._row_ids)[0]
             for seen, at in zip(sample.seen, local.tolist(), strict=True):
@@ -347,7 +402,7 @@ class Engine:
         limit = self._decoder.config.max_positions
         finished = (
             state is None
-            or len(sample.columns) >= sampling.max_units
+            or sample.num_drawn >= sampling.max_units
             or (not sampling.window and max(b.num_read for b in sample.branches) + 1 >= limit)
             or any(_ends_with(sample.columns, run) for run in sample.request.stop)
         )
@@ -361,6 +416,8 @@ class Engine:
         for branch in sample.branches:
             self._cache.release(branch.region)
         sample.branches = []
+        self._live.pop(sample.ticket, None)
+        self._full = False
 
     def _noise(self, sample: _Sample) -> list[Tensor] | None:
         if sample.request.sampling.temperature == 0:
@@ -389,6 +446,10 @@ class Engine:
         guides = _Guides(samples, device) if len(states) > len(samples) else None
         certain = torch.ones(len(samples), dtype=torch.bool)
         given = self._given(samples)
+        endless = None
+        if any(sample.request.endless for sample in samples):
+            endless = torch.tensor([sample.request.endless for sample in samples], device=device)
+        num_live = [sample.request.num_live_rows for sample in samples]
         configs = {sample.request.sampling for sample in samples}
 
         def pick(row: int, logits: Tensor) -> Tensor:
@@ -398,6 +459,8 @@ class Engine:
             if any(sample.seen is not None for sample in samples):
                 scores = self._penalized(samples, row, scores)
             scores = scores + self._barriers[row][mask_index]
+            if endless is not None:
+                scores[endless, END] = -torch.inf
             picked = torch.zeros(len(samples), dtype=torch.int64, device=device)
             for sampling in configs:
                 alike = [i for i, s in enumerate(samples) if s.request.sampling == sampling]
@@ -417,14 +480,21 @@ class Engine:
                 certain[chosen] &= sure.cpu()
             return picked if guides is None else picked[guides.owners]
 
-        ids = self._sampler.frame(states, pick)
-        return (ids if guides is None else ids[guides.firsts]).cpu(), certain
+        ids = self._sampler.frame(states, pick, len(self._row_ids) - min(num_live))
+        ids = (ids if guides is None else ids[guides.firsts]).cpu()
+        ids = F.pad(ids, (0, min(num_live)), value=-1)
+        for index, count in enumerate(num_live):
+            ids[index, ids.shape[1] - count :] = -1
+        return ids, certain
 
     def _given(self, samples: Sequence[_Sample]) -> Tensor | None:
-        """Cells of this column that prompts already know, local ids int64 [n, R]; -1: free."""
-        at = [len(sample.columns) for sample in samples]
+        """Cells of this column that need no choice, local ids int64 [n, R]; -1: free.
+
+        Prompts know them already; or they are live, which is as if they held ``pad`` so far.
+        """
+        at = [sample.num_drawn for sample in samples]
         if not any(
-            index < sample.request.prompt.given.shape[1]
+            index < sample.request.prompt.given.shape[1] or sample.heard is not None
             for index, sample in zip(at, samples, strict=True)
         ):
             return None
@@ -435,6 +505,7 @@ class Engine:
                 for row in (known >= 0).nonzero().flatten().tolist():
                     ids = self._row_ids[row].cpu()
                     cells[number, row] = torch.searchsorted(ids, known[row])
+            cells[number, cells.shape[1] - sample.request.num_live_rows :] = PAD
         return cells
 
     def _penalized(self, samples: Sequence[_Sample], row: int, scores: Tensor) -> Tensor:
@@ -445,29 +516,23 @@ class Engine:
         )
         return penalize(scores, torch.stack(seen).to(scores.device), penalties[:, None])
 
-    def _alone(self, columns: Tensor, window: int) -> Tensor:
-        """The state after a sequence [R, S], computed from nothing but itself: float [1, D]."""
-        count = columns.shape[1]
-        size = self._window(window) if window else count
-        region = Region(start=0, capacity=size)
-        cache = KVCache(
-            self._decoder.config, min(size, count), device=self.lm.device, dtype=self._dtype
-        )
-        read = 0
-        hidden = None
-        while read < count:
-            if region.length == size:
-                cache.forget(region, keep_first=SINKS, count=_dropped(size))
-            part = columns[:, read : read + size - region.length]
-            select = torch.tensor([part.shape[1] - 1], device=self.lm.device)
-            hidden = self._decoder.hidden(
-                part[None].to(self.lm.device),
-                cache=cache.step([(region, part.shape[1])]),
-                select=select,
-            )
-            read += part.shape[1]
-        assert hidden is not None
-        return hidden
+    def _alone(self, sample: _Sample, branch: _Branch) -> Tensor:
+        """The state of a sequence, computed from nothing but its own columns: float [1, D]."""
+        columns = self._unsettled(sample, branch)
+        if sample.settled is not None:
+            return sample.settled.look(columns)
+        window = sample.request.sampling.window
+        size = self._window(window) if window else columns.shape[1]
+        return self._alone_reader(size, min(size, columns.shape[1])).read(columns)
+
+    def _alone_reader(self, window: int, num_positions: int) -> AloneReader:
+        return AloneReader(self._decoder, window, num_positions=num_positions, dtype=self._dtype)
+
+    def _unsettled(self, sample: _Sample, branch: _Branch) -> Tensor:
+        """The columns of a sequence that are not settled, the last drawn included."""
+        rows = len(self._row_ids)
+        columns = torch.tensor(sample.columns, dtype=torch.int64).reshape(-1, rows).T
+        return columns if sample.settled else torch.cat([branch.prompt, columns], dim=1)
 
 
 class _Guides:
@@ -507,13 +572,18 @@ def _is_plain(sample: _Sample) -> bool:
         sample.request.sampling.temperature == 0
         and len(sample.branches) == 1
         and sample.seen is None
-        and len(sample.columns) >= sample.request.prompt.given.shape[1]
+        and sample.num_drawn >= sample.request.prompt.given.shape[1]
+        and not sample.request.endless
     )
 
 
-def _dropped(window: int) -> int:
-    """How many positions a full window forgets at once: a quarter, so that it is seldom."""
-    return max(1, (window - SINKS) // 4)
+def _complete(sample: _Sample) -> bool:
+    """Whether a sample's last column can be read; live cells that have come are put into it."""
+    if sample.waits and sample.heard:
+        cells = sample.heard.popleft()
+        sample.columns[-1] = (*sample.columns[-1][: -len(cells)], *cells)
+        sample.waits = False
+    return not sample.waits
 
 
 def _ends_with(columns: Sequence[tuple[int, ...]], run: tuple[int, ...]) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from speechlm.config import SamplingConfig
 from speechlm.errors import InputError
 from speechlm.layouts.grid import Prompt
@@ -31,6 +34,11 @@ class Request:
     """What guidance leads away from; needed when ``sampling.guidance`` is not 1."""
     stop: tuple[tuple[int, ...], ...] = ()
     """Runs of ids in row 0 that end a sample once they have come."""
+    num_live_rows: int = 0
+    """So many of the last rows are told as time goes on, by :meth:`Engine.give`: what the layout
+    expects there is not drawn. A layout says how many: ``num_live_rows``."""
+    endless: bool = False
+    """Never draw the end: what was asked for lasts until it is cancelled, or ``max_units``."""
 
 
 def check_request(lm: UnitLM, request: Request) -> None:
@@ -46,6 +54,16 @@ def check_request(lm: UnitLM, request: Request) -> None:
         )
     for prompt in prompts_of(request):
         check_prompt(lm, prompt, window=request.sampling.window)
+    if not 0 <= request.num_live_rows < lm.layout.num_rows:
+        raise InputError(
+            f"expected fewer live rows than the {lm.layout.num_rows} of the layout "
+            f"{lm.layout.name!r}, got {request.num_live_rows}"
+        )
+    if request.num_live_rows and request.sampling.guidance != 1:
+        raise InputError(
+            f"expected guidance 1 beside live rows, got {request.sampling.guidance}: what comes "
+            "live has no prompt to lead away from"
+        )
     if not request.seeds or not all(-(2**63) <= seed < 2**64 for seed in request.seeds):
         raise InputError(
             f"expected a seed a sample, whole numbers of 64 bits, got {list(request.seeds)}"
@@ -83,6 +101,24 @@ def check_prompt(lm: UnitLM, prompt: Prompt, *, window: int = 0) -> None:
             f"expected a prompt of 1 to {limit - 1} LM positions ({said}), got {len(prompt)}; "
             "give a shorter recording"
         )
+
+
+def check_cells(cells: Tensor, row_ids: Sequence[Tensor]) -> None:
+    """Refuse live cells that are not int64 [L, n], each of the ids of its row.
+
+    Raises:
+        InputError: In one line.
+    """
+    if cells.ndim != 2 or cells.dtype != torch.int64 or len(cells) != len(row_ids):
+        raise InputError(
+            f"expected live cells int64 [{len(row_ids)}, n], got {cells.dtype} {list(cells.shape)}"
+        )
+    for ids, row in zip(row_ids, cells, strict=True):
+        wrong = row[~torch.isin(row, ids.cpu())]
+        if len(wrong):
+            raise InputError(
+                f"expected live cells of their row's ids, up to {int(ids[-1])}, got {int(wrong[0])}"
+            )
 
 
 def capacity_of(lm: UnitLM, prompt: Prompt, sampling: SamplingConfig) -> int:

@@ -82,6 +82,11 @@ class Monologue(PlannedLayout):
         return (*(texts if self.text else ()), *units)
 
     @property
+    def num_live_rows(self) -> int:
+        """The other speaker's rows, the last ones, which a live model is told."""
+        return self.num_codebooks * self.other
+
+    @property
     def row_kinds(self) -> tuple[tuple[int, ...], ...]:
         streams = range(self.num_codebooks * (1 + self.other))
         return (*([(TEXT,)] if self.text else []), *((stream,) for stream in streams))

@@ -2,7 +2,8 @@
 
 What a sample asks is told by the file beside its input: ``pause.json``, ``turn_taking.json``,
 ``interrupt.json``, ``metadata.json`` (1.5), or none of them for a backchannel. A bundle answers
-the input (:mod:`speechlm.evaluation.interaction.turn_based`); of anything else there is a folder
+the input, turn by turn (:mod:`speechlm.evaluation.interaction.turn_based`) or, if it is a duplex
+one, while it hears it (:mod:`speechlm.dialogue.simulate`); of anything else there is a folder
 of the same form with ``output.wav``, and ``output.json`` with its words where somebody wrote them
 down.
 """
@@ -20,6 +21,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from speechlm.audio import measure_audio, save_audio
+from speechlm.dialogue.settings import SessionSettings
+from speechlm.dialogue.simulate import simulate
+from speechlm.dialogue.users import RecordedUser
 from speechlm.errors import CorpusError, SpeechLMError
 from speechlm.evaluation.interaction.full_duplex import (
     MODEL_PAUSE_S,
@@ -45,6 +49,7 @@ from speechlm.evaluation.tasks.items import Item, variants
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.results import Result
 from speechlm.files import read_json, sha256_of, write_json
+from speechlm.layouts.live import is_duplex
 
 Kind = Literal["pause", "turn", "interruption", "overlap", "backchannel"]
 ANNOTATIONS: dict[str, Kind] = {
@@ -92,13 +97,15 @@ def run_samples(job: Job, folder: Path) -> Iterator[Result]:
     outputs = job.output / "outputs" / job.name if answered else job.system.recordings
     about = {} if answered else {"outputs_sha256": _outputs_sha256(samples, outputs)}
     sha256 = samples_sha256(samples)
+    duplex = answered and is_duplex(job.system.bundle.lm.layout)
+    about["endpoint_s"] = "live" if duplex else str(ENDPOINT_S)
 
     def score(left: Sequence[Sample]) -> Iterator[Item]:
         for number, sample in enumerate(left):
             try:
                 user = hear(sample.input)
                 if answered:
-                    if number == 0:  # a first answer takes longer than all others
+                    if number == 0 and not duplex:  # a first answer takes longer than others
                         converse(job.system.bundle, *user, job.seed)
                     _answer(job, user, outputs / sample.id)
                 item = score_sample(sample, user, outputs / sample.id)
@@ -108,7 +115,7 @@ def run_samples(job: Job, folder: Path) -> Iterator[Result]:
             except (SpeechLMError, OSError) as error:
                 yield Item(id=sample.id, error=str(error))
 
-    items = job.run_items(samples, score, sha256, "samples", endpoint_s=str(ENDPOINT_S), **about)
+    items = job.run_items(samples, score, sha256, "samples", **about)
     for subset in dict.fromkeys(sample.subset for sample in samples):
         kinds = {sample.id: sample.kind for sample in samples if sample.subset == subset}
         part = [item for item in items if item.id in kinds]
@@ -205,10 +212,17 @@ def hear(path: Path) -> Heard:
 
 
 def _answer(job: Job, user: Heard, folder: Path) -> None:
-    """Write ``output.wav``, and when which answer was given."""
-    said, replies = converse(job.system.bundle, *user, job.seed)
+    """Write ``output.wav``, and when which answer was given, or what happened live."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WORDS_NAME).unlink(missing_ok=True)  # of an earlier answer
+    bundle = job.system.bundle
+    if is_duplex(bundle.lm.layout):
+        settings = SessionSettings(input_rate=SAMPLE_RATE, output_rate=SAMPLE_RATE, seed=job.seed)
+        dialogue = simulate(bundle, RecordedUser(user[0]), settings)
+        save_audio(folder / OUTPUT_NAME, dialogue.output, SAMPLE_RATE)
+        write_json(folder / "events.json", dialogue.events)
+        return
+    said, replies = converse(bundle, *user, job.seed)
     save_audio(folder / OUTPUT_NAME, said, SAMPLE_RATE)
     write_json(folder / "replies.json", [asdict(reply) for reply in replies])
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from speechlm.audio import load_audio
-from speechlm.bundle import FIRST_CHUNK_UNITS, SpeechLM
+from speechlm.bundle import SpeechLM
 from speechlm.config import SamplingConfig
 from speechlm.data.human import human_clips
 from speechlm.errors import SpeechLMError
@@ -31,6 +31,7 @@ from speechlm.evaluation.tasks.items import Item
 from speechlm.evaluation.tasks.job import Job
 from speechlm.evaluation.tasks.results import Result
 from speechlm.files import sha256_of
+from speechlm.generation.rendering import FIRST_CHUNK_UNITS
 
 NUM_RECORDINGS = 5
 SAMPLING = SamplingConfig(max_units=100)

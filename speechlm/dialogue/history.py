@@ -1,0 +1,95 @@
+"""What was said so far, in units, as the LM is to see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from speechlm.layouts.grid import Prompt
+from speechlm.model.unit_lm import UnitLM
+
+ROOM = 0.5
+"""Of the context at least this share is left for the answer's own window."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Item:
+    """What one side said at one time."""
+
+    id: str
+    role: Literal["user", "assistant"]
+    codes: Tensor
+    """int64 [K, F]; of an answer that was cut off, what was heard of it."""
+
+
+class History:
+    """Items in order; :meth:`prompt` is what the LM answers to."""
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+
+    def index(self, item_id: str) -> int | None:
+        return next((at for at, item in enumerate(self.items) if item.id == item_id), None)
+
+    def previous(self, item_id: str) -> str | None:
+        """The item before one."""
+        at = self.index(item_id)
+        return self.items[at - 1].id if at else None
+
+    @property
+    def last_id(self) -> str | None:
+        return self.items[-1].id if self.items else None
+
+    def question(self) -> Tensor | None:
+        """All that the user said since the last answer, int64 [K, F]; None if nothing."""
+        parts: list[Tensor] = []
+        for item in reversed(self.items):
+            if item.role == "assistant":
+                break
+            parts.insert(0, item.codes)
+        return torch.cat(parts, dim=1) if parts else None
+
+    def prompt(self, lm: UnitLM, num_turns: int) -> tuple[Prompt, int] | None:
+        """What is to be answered, after up to ``num_turns`` earlier questions with answers.
+
+        What has no room in the LM's context is left out from the oldest on: earlier turns, then
+        the beginning of the question.
+
+        Returns:
+            The prompt and how many frames of units it holds; None where there is nothing to
+            answer.
+        """
+        question = self.question()
+        if question is None or not question.shape[1]:
+            return None
+        room = round((1 - ROOM) * lm.decoder.config.max_positions)
+        prompt = lm.layout.prompt(lm.vocabulary, {"question": question})
+        while len(prompt) > room and question.shape[1] > 1:
+            share = room / len(prompt)
+            question = question[:, -max(1, int(share * question.shape[1])) :]
+            prompt = lm.layout.prompt(lm.vocabulary, {"question": question})
+        count = question.shape[1]
+        ids = prompt.ids
+        for asked, answered in self._exchanges()[:num_turns]:
+            both = {"question": asked, "answer": answered}
+            earlier = lm.layout.encode(lm.vocabulary, both).ids
+            if ids.shape[1] + earlier.shape[1] > room:
+                break
+            ids = torch.cat([earlier, ids], dim=1)
+            count += asked.shape[1] + answered.shape[1]
+        return Prompt(ids=ids, given=prompt.given, state=prompt.state), count
+
+    def _exchanges(self) -> list[tuple[Tensor, Tensor]]:
+        """Questions and answers before the present question, the newest first."""
+        found: list[tuple[Tensor, Tensor]] = []
+        asked: list[Tensor] = []
+        for item in self.items:
+            if item.role == "user":
+                asked.append(item.codes)
+            elif asked:
+                found.insert(0, (torch.cat(asked, dim=1), item.codes))
+                asked = []
+        return found

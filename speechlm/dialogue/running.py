@@ -1,0 +1,138 @@
+"""The loop that runs a hub: takes what came, steps the model, waits no longer than it may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from speechlm.bundle import SpeechLM
+from speechlm.config import SamplingConfig
+from speechlm.dialogue import oneshot
+from speechlm.dialogue.conversations import (
+    PROBE,
+    Close,
+    Done,
+    Down,
+    Heard,
+    Open,
+    Opened,
+    Speak,
+    Up,
+    WriteDown,
+)
+from speechlm.dialogue.hub import Hub
+from speechlm.dialogue.messages import Commit, Event, Hear, Respond, Samples
+from speechlm.dialogue.settings import SessionSettings, TurnSettings
+from speechlm.errors import SpeechLMError
+from speechlm.generation.generate import generate_stream
+
+IDLE_S = 0.5
+"""The loop looks up at least so often."""
+
+Receive = Callable[[float], "Sequence[Down] | None"]
+"""Waits at most so many seconds for messages; None: it is over."""
+
+
+def run_hub(
+    model: SpeechLM,
+    receive: Receive,
+    send: Callable[[Up], None],
+    *,
+    max_sessions: int,
+) -> None:
+    """Run sessions until ``receive`` says that it is over."""
+    hub = Hub(model, lambda name, event: send((name, event)), max_sessions=max_sessions + 1)
+    works: dict[str, Iterator[Samples | str]] = {}
+    while True:
+        wait_s = 0.0 if works else hub.wait_s
+        messages = receive(IDLE_S if wait_s is None else min(wait_s, IDLE_S))
+        if messages is None:
+            return
+        for name, message in messages:
+            if name == PROBE:
+                send((PROBE, Opened(error=_try_probe(hub))))
+            elif isinstance(message, Open):
+                send((name, Opened(error=_try_open(hub, name, message.settings))))
+            elif isinstance(message, Close):
+                works.pop(name, None)
+                hub.close(name)
+            elif isinstance(message, Speak):
+                works[name] = oneshot.speak(model, message.request)
+            elif isinstance(message, WriteDown):
+                works[name] = _writing(model, message)
+            else:
+                hub.handle(name, message)
+                if isinstance(message, Hear):
+                    send((name, Heard(num_samples=len(message.samples))))
+        hub.step()
+        # A piece of each at a time: conversations go on beside them.
+        for name, work in list(works.items()):
+            done = _next_piece(work)
+            if done is not None:
+                send((name, done))
+                if done.piece is None:
+                    del works[name]
+
+
+def _writing(model: SpeechLM, message: WriteDown) -> Iterator[Samples | str]:
+    """Empty pieces while it goes on, then the text."""
+    writing = oneshot.transcribe(model, message.samples, message.sample_rate)
+    while True:
+        try:
+            next(writing)
+        except StopIteration as end:
+            yield str(end.value)
+            return
+        yield ""
+
+
+def _next_piece(work: Iterator[Samples | str]) -> Done | None:
+    """What a piece of work gave; None for nothing to tell."""
+    try:
+        piece = next(work, None)
+    except SpeechLMError as error:
+        return Done(error=str(error))
+    return None if isinstance(piece, str) and not piece else Done(piece=piece)
+
+
+def warm_up(model: SpeechLM) -> None:
+    """Hear and answer once: the first caller shall not wait for what is made at first use."""
+    events: list[Event] = []
+    hub = Hub(model, lambda name, event: events.append(event), max_sessions=1)
+    settings = SessionSettings(input_rate=16_000, turns=None, max_answer_s=1.0, lead_s=0)
+    if hub.duplex:
+        settings = SessionSettings(input_rate=16_000, turns=None, continuous=True)
+    hub.open(PROBE, settings)
+    noise = 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0))
+    hub.handle(PROBE, Hear(samples=noise.numpy()))
+    if not hub.duplex:
+        hub.handle(PROBE, Commit())
+        hub.handle(PROBE, Respond(response_id=PROBE))
+    while hub.step():
+        pass
+    hub.close(PROBE)
+    # What listens for the ends of turns is made at first use too.
+    hub.open(PROBE, SessionSettings(turns=None if hub.duplex else TurnSettings()))
+    hub.close(PROBE)
+
+
+def _try_open(hub: Hub, name: str, settings: SessionSettings) -> str | None:
+    try:
+        hub.open(name, settings)
+    except SpeechLMError as error:
+        return str(error)
+    return None
+
+
+def _try_probe(hub: Hub) -> str | None:
+    """One real frame through the model, beside whatever else it is doing."""
+    lm = hub.model.lm
+    codes = torch.zeros(hub.model.tokenizer.num_codebooks, 1, dtype=torch.int64)
+    try:
+        fields = {"self": codes, "other": codes} if hub.duplex else {"question": codes}
+        prompt = lm.layout.prompt(lm.vocabulary, fields)
+        next(generate_stream(lm, prompt, SamplingConfig(max_units=1), 0))
+    except SpeechLMError as error:
+        return str(error)
+    return None

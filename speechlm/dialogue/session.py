@@ -1,0 +1,435 @@
+"""One conversation in turns: hears, finds the turn's end, answers, stops when it is interrupted.
+
+A session is told commands and says events (:mod:`speechlm.dialogue.messages`). It computes only
+when it is called: :meth:`TurnSession.handle`, :meth:`TurnSession.drawn` with what the shared
+engine drew for it, and :meth:`TurnSession.tick` when time has passed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from speechlm.bundle import SpeechLM
+from speechlm.dialogue.answer import Answer
+from speechlm.dialogue.ear import Ear
+from speechlm.dialogue.history import History, Item
+from speechlm.dialogue.messages import (
+    AddItem,
+    Backchannel,
+    Cancel,
+    ClearInput,
+    Command,
+    Commit,
+    Committed,
+    Configure,
+    DeleteItem,
+    Event,
+    Hear,
+    InputCleared,
+    ItemAdded,
+    ItemDeleted,
+    Refused,
+    Respond,
+    SpeechStarted,
+    SpeechStopped,
+    Transcribed,
+    Truncate,
+    Truncated,
+)
+from speechlm.dialogue.settings import SessionSettings
+from speechlm.dialogue.turn_policies import Pause, TurnPolicy, turn_policy
+from speechlm.errors import InputError
+from speechlm.generation.engine import Drawn, Engine
+from speechlm.generation.request import Request
+
+BACKCHANNEL_END_S = 0.2
+"""Speech over an answer has ended after so much silence."""
+NEVER = 1_000_000
+"""Columns that no answer reaches: its length is bounded in seconds."""
+
+
+class TurnSession:
+    """See the module; ``emit`` takes events as they come about."""
+
+    def __init__(
+        self,
+        model: SpeechLM,
+        engine: Engine,
+        settings: SessionSettings,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """
+        Args:
+            model: The bundle; shared.
+            engine: Shared by all sessions; whoever calls its ``step`` calls :meth:`drawn`.
+            settings: Of this conversation.
+            emit: Is called with each event.
+            clock: Seconds, for what is being heard at the other end.
+
+        Raises:
+            InputError: The bundle cannot do what the settings ask for.
+        """
+        self.settings = settings
+        self.history = History()
+        self._model = model
+        self._engine = engine
+        self._emit = emit
+        self._clock = clock
+        self._item_ids = (f"item_{number}" for number in itertools.count(1))
+        self._num_answers = 0
+        self._called = clock()
+        """When the last command came."""
+        self._answer: Answer | None = None
+        """The newest, also after its end."""
+        self._turn_id: str | None = None
+        self._onset_s: float | None = None
+        """Of speech over an answer that is not known yet to be a turn."""
+        self._respond_after = False
+        """Whether to answer once the present answer is over."""
+        self._policy: TurnPolicy | None = None
+        self._ear = self._make_ear()
+        self._configure(settings)
+
+    @property
+    def tickets(self) -> tuple[int, ...]:
+        """What the engine is drawing for this session."""
+        return () if self._answer is None else self._answer.tickets
+
+    @property
+    def wait_s(self) -> float | None:
+        """When :meth:`tick` has something to do, seconds from now; None: nothing to wait for."""
+        return None if self._answer is None else self._answer.wait_s()
+
+    def handle(self, command: Command) -> None:
+        """Carry a command out; what cannot be is refused by an event."""
+        self._called = self._clock()
+        match command:
+            case Hear():
+                self._hear(torch.from_numpy(command.samples))
+            case Configure():
+                self._configure(command.settings)
+            case Commit():
+                self._commit()
+            case ClearInput():
+                self._turn_id = self._onset_s = None
+                self._ear.drop()
+                if self.settings.turns is None:
+                    self._ear.begin(self._ear.heard_s)
+                self._emit(InputCleared())
+            case Respond():
+                self._respond(command)
+            case Cancel():
+                self._cancel(command)
+            case AddItem():
+                self._add_item(command)
+            case DeleteItem():
+                self._delete_item(command)
+            case Truncate():
+                self._truncate(command)
+
+    def drawn(self, drawn: Drawn) -> None:
+        """Take a column that the engine drew for this session."""
+        if self._answer is not None and drawn.ticket in self._answer.tickets:
+            self._answer.drawn(drawn)
+            if not self._answer.drawing:
+                self._stop_drawing()
+            self._after_answer()
+
+    def tick(self) -> None:
+        """Let out what is due by now."""
+        if self._answer is not None:
+            self._answer.let_out()
+            self._after_answer()
+
+    def close(self) -> None:
+        """End it; nothing is said any more."""
+        self._stop_drawing()
+        self._answer = None
+
+    def _make_ear(self) -> Ear:
+        turns = self.settings.turns
+        threshold = 0.5 if turns is None else turns.threshold
+        return Ear(self._model.tokenizer, self.settings.input_rate, threshold)
+
+    def _configure(self, settings: SessionSettings) -> None:
+        before, self.settings = self.settings, settings
+        if settings.input_rate != self._ear.input_rate:
+            if self._ear.num_samples:
+                self.settings = before
+                self._refuse(
+                    "Configure", "input_format_fixed", "the input's rate is fixed once sound came"
+                )
+                return
+            self._ear = self._make_ear()
+        turns = settings.turns
+        if turns is not None:
+            self._ear.threshold = turns.threshold
+            if self._policy is None or turns != before.turns:
+                self._policy = turn_policy(self._model, turns)
+            if self._turn_id is None:
+                self._ear.drop()
+        elif not self._ear.listening:
+            self._ear.begin(self._ear.heard_s)
+
+    def _hear(self, samples: Tensor) -> None:
+        for _ in self._ear.push(samples):
+            turns = self.settings.turns
+            if turns is None:
+                continue
+            if self._turn_id is not None:
+                self._consider_end()
+            elif self._onset_s is not None:
+                self._consider_interruption(self._onset_s)
+            elif self._ear.speech_s >= turns.start_s and self._ear.speech_s > 0:
+                onset_s = self._ear.heard_s - self._ear.speech_s
+                if turns.interrupt and self._is_heard():
+                    self._onset_s = onset_s
+                    assert self._answer is not None
+                    self._answer.hold()
+                    self._ear.begin(onset_s - turns.prefix_s, onset_s)
+                    self._consider_interruption(onset_s)
+                else:
+                    self._begin_turn(onset_s)
+
+    def _is_heard(self) -> bool:
+        return self._answer is not None and self._answer.is_heard()
+
+    def _consider_interruption(self, onset_s: float) -> None:
+        """Short speech over an answer is a back-channel; longer speech is a turn."""
+        turns = self.settings.turns
+        assert turns is not None
+        if self._ear.silence_s >= BACKCHANNEL_END_S or not self._is_heard():
+            if self._is_heard():
+                duration_s = self._ear.heard_s - self._ear.silence_s - onset_s
+                self._ear.drop()
+                self._emit(Backchannel(at=self._ear.at(onset_s), duration_s=duration_s))
+                if self._answer is not None:
+                    self._answer.release()
+            else:  # the answer was over before it could be interrupted
+                self._begin_turn(onset_s)
+            self._onset_s = None
+        elif self._ear.heard_s - self._ear.silence_s - onset_s >= turns.backchannel_s:
+            self._begin_turn(onset_s)
+            self._stop_answer("turn_detected")
+            self._onset_s = None
+
+    def _begin_turn(self, onset_s: float) -> None:
+        turns = self.settings.turns
+        assert turns is not None
+        start_s = onset_s - turns.prefix_s
+        if not self._ear.listening:
+            self._ear.begin(start_s, onset_s)
+        self._turn_id = next(self._item_ids)
+        self._emit(SpeechStarted(at=self._ear.at(start_s), item_id=self._turn_id))
+
+    def _consider_end(self) -> None:
+        ear = self._ear
+        if ear.speech_s > 0 or self._policy is None:
+            return
+        pause = Pause(silence_s=ear.silence_s, units=ear.units, wave=ear.wave)
+        if self._policy.ended(pause):
+            turns = self.settings.turns
+            self._end_turn()
+            if turns is not None and turns.respond:
+                self._respond_when_free()
+
+    def _end_turn(self) -> None:
+        assert self._turn_id is not None
+        speech = self._ear.speech
+        end_s = self._ear.heard_s if speech is None else speech[1]
+        self._emit(SpeechStopped(at=self._ear.at(end_s), item_id=self._turn_id))
+        self._enter(self._turn_id)
+        self._turn_id = None
+
+    def _enter(self, item_id: str) -> None:
+        """Make an item of the open turn."""
+        duration_s = self._ear.turn_s
+        codes = self._ear.finish()
+        previous = self.history.last_id
+        self.history.items.append(Item(id=item_id, role="user", codes=codes))
+        self._emit(Committed(item_id=item_id, previous_item_id=previous, duration_s=duration_s))
+
+    def _commit(self) -> None:
+        if self._turn_id is not None:
+            self._end_turn()
+            return
+        if self.settings.turns is not None or self._ear.turn_s < 0.1:
+            heard = 0.0 if self.settings.turns is not None else self._ear.turn_s
+            self._refuse(
+                "Commit",
+                "input_audio_buffer_commit_empty",
+                f"expected at least 100 ms of sound to commit, got {1000 * heard:.0f} ms",
+            )
+            return
+        self._enter(next(self._item_ids))
+        self._ear.begin(self._ear.heard_s)
+
+    def _respond_when_free(self) -> None:
+        if self._answer is not None and not self._answer.over:
+            self._respond_after = True
+        else:
+            self._respond(Respond(response_id=f"resp_{self._num_answers + 1}"))
+
+    def _respond(self, command: Respond) -> None:
+        if self._answer is not None and not self._answer.over:
+            self._refuse(
+                "Respond",
+                "conversation_already_has_active_response",
+                f"{self._answer.response_id} is still being given; cancel it first",
+            )
+            return
+        lm = self._model.lm
+        found = self.history.prompt(lm, self.settings.history_turns)
+        if found is None:
+            self._refuse(
+                "Respond", "nothing_to_answer", "expected something said since the last answer"
+            )
+            return
+        prompt, count = found
+        positions = lm.decoder.config.max_positions
+        moves = lm.decoder.config.position in ("rope", "none")
+        sampling = replace(
+            self.settings.sampling,
+            max_units=NEVER,
+            window=self.settings.sampling.window or (positions if moves else 0),
+        )
+        seed = self.settings.seed + self._num_answers
+        self._num_answers += 1
+        settings = self.settings
+        if command.max_answer_s is not None:
+            settings = replace(settings, max_answer_s=command.max_answer_s)
+        if command.modality is not None:
+            settings = replace(settings, modality=command.modality)
+        item = Item(
+            id=next(self._item_ids),
+            role="assistant",
+            codes=torch.zeros(self._model.tokenizer.num_codebooks, 0, dtype=torch.int64),
+        )
+        previous = self.history.last_id
+        (ticket,) = self._engine.add(Request(prompt=prompt, sampling=sampling, seeds=(seed,)))
+        self.history.items.append(item)
+        self._answer = Answer(
+            model=self._model,
+            settings=settings,
+            emit=self._emit,
+            clock=self._clock,
+            prompt=prompt,
+            ticket=ticket,
+            response_id=command.response_id,
+            item=item,
+            previous_item_id=previous,
+            num_asked=count,
+            policy_wait_s=self._ear.silence_s if self.settings.turns is not None else None,
+            backlog=lambda: 0.0,
+        )
+        self._respond_after = False
+
+    def _after_answer(self) -> None:
+        """Whatever an answer that has ended leaves to do."""
+        answer = self._answer
+        if answer is None or not answer.over:
+            return
+        if answer.heard_text and (asked := self._asked_before(answer.item)):
+            self._emit(Transcribed(item_id=asked, text=answer.heard_text))
+            answer.heard_text = ""
+        if self._respond_after:
+            self._respond_after = False
+            self._respond(Respond(response_id=f"resp_{self._num_answers + 1}"))
+
+    def _asked_before(self, item: Item) -> str | None:
+        previous = self.history.previous(item.id)
+        at = None if previous is None else self.history.index(previous)
+        return previous if at is not None and self.history.items[at].role == "user" else None
+
+    def _stop_answer(self, reason: str) -> None:
+        if self._answer is not None:
+            self._stop_drawing()
+            self._answer.stop(reason, self._called)
+
+    def _stop_drawing(self) -> None:
+        if self._answer is not None:
+            for ticket in self._answer.tickets:
+                self._engine.cancel(ticket)
+            self._answer.tickets = ()
+
+    def _cancel(self, command: Cancel) -> None:
+        answer = self._answer
+        if answer is None or answer.over or command.response_id not in (None, answer.response_id):
+            self._refuse("Cancel", "response_cancel_not_active", "no such answer is being given")
+            return
+        self._stop_answer("client_cancelled")
+        self._after_answer()
+
+    def _truncate(self, command: Truncate) -> None:
+        at = self.history.index(command.item_id)
+        if at is None or self.history.items[at].role != "assistant":
+            self._refuse(
+                "Truncate",
+                "item_truncate_invalid_item_id",
+                f"expected an answer of this conversation, got {command.item_id!r}",
+            )
+            return
+        item = self.history.items[at]
+        rate = self._model.tokenizer.frame_rate
+        frames = min(item.codes.shape[1], max(0, int(command.heard_s * rate)))
+        heard_s = command.heard_s
+        if self._answer is not None and self._answer.item is item:
+            if not self._answer.over:
+                self._stop_answer("client_cancelled")
+            heard_s = min(heard_s, self._answer.sent_s)
+            self._answer.truncated = True
+        item.codes = item.codes[:, :frames]
+        self._emit(Truncated(item_id=item.id, heard_s=max(0.0, min(heard_s, command.heard_s))))
+
+    def _add_item(self, command: AddItem) -> None:
+        if command.samples is None:
+            self._refuse(
+                "AddItem", "unsupported_content", "expected sound: this bundle reads no text"
+            )
+            return
+        if self.history.index(command.item_id) is not None:
+            self._refuse(
+                "AddItem", "item_id_taken", f"there is an item {command.item_id!r} already"
+            )
+            return
+        place = len(self.history.items)
+        if command.after is not None:
+            after = self.history.index(command.after)
+            if after is None and command.after != "root":
+                self._refuse(
+                    "AddItem", "previous_item_id_invalid", f"there is no item {command.after!r}"
+                )
+                return
+            place = 0 if after is None else after + 1
+        try:
+            wave = torch.from_numpy(command.samples)
+            codes = self._model.encode(wave, self.settings.input_rate).codes
+        except InputError as error:
+            self._refuse("AddItem", "invalid_audio", str(error))
+            return
+        item = Item(id=command.item_id, role=command.role, codes=codes)
+        self.history.items.insert(place, item)
+        self._emit(ItemAdded(item_id=item.id, previous_item_id=self.history.previous(item.id)))
+
+    def _delete_item(self, command: DeleteItem) -> None:
+        at = self.history.index(command.item_id)
+        if at is None:
+            self._refuse(
+                "DeleteItem",
+                "item_delete_invalid_item_id",
+                f"there is no item {command.item_id!r} in this conversation",
+            )
+            return
+        if self._answer is not None and self._answer.item is self.history.items[at]:
+            self._stop_answer("client_cancelled")
+        del self.history.items[at]
+        self._emit(ItemDeleted(item_id=command.item_id))
+
+    def _refuse(self, command: str, code: str, message: str) -> None:
+        self._emit(Refused(command=command, code=code, message=message))

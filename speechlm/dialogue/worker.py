@@ -1,0 +1,268 @@
+"""A dialogue service whose model lives in a process of its own, watched and built anew.
+
+The server's process only moves bytes. A worker that was killed, or that has not answered for a
+while, is replaced: its conversations end with ``Failed``, new ones wait for the new worker or are
+refused, and the server goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from speechlm.dialogue.conversations import Conversations, Down, Up
+from speechlm.dialogue.service import BundleInfo, Busy
+from speechlm.errors import SpeechLMError
+
+LOG = logging.getLogger(__name__)
+STUCK_S = 10.0
+"""A worker that has been silent for so long is replaced."""
+BEAT_S = 1.0
+"""It says at least so often that it lives."""
+START_S = 120.0
+"""So long may it take to load a bundle."""
+SMALL_LM = 20_000_000
+"""Parameters below which a second thread costs more than it brings."""
+RESTART_S = 1.0
+"""Between two tries to build a worker."""
+
+
+class WorkerService(Conversations):
+    """See :class:`speechlm.dialogue.service.DialogueService`.
+
+    >>> async with WorkerService(Path("runs/demo/bundle")) as service:  # doctest: +SKIP
+    ...     session = await service.open(SessionSettings())
+    """
+
+    def __init__(
+        self,
+        bundle: Path,
+        *,
+        max_sessions: int = 8,
+        weights: str = "float32",
+        device: str = "cpu",
+        threads: int = 0,
+    ) -> None:
+        """
+        Args:
+            bundle: Its folder.
+            max_sessions: Conversations at once.
+            weights: What the LM decodes with.
+            device: Where the LM runs.
+            threads: Of the model's computations; 0 for one where the LM is small, which waits
+                for no other, else as many as there are cores.
+        """
+        super().__init__(None, max_sessions)  # type: ignore[arg-type]  # known once it has started
+        self._options = (bundle, max_sessions, weights, device, threads)
+        self._process: Any = None
+        self._connection: Connection | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._last_beat = 0.0
+        self._ready = False
+        self._closed = False
+        self._supervisor: asyncio.Task[None] | None = None
+        self._sending = threading.Lock()
+        self.num_restarts = 0
+
+    def start(self) -> None:
+        """Load the bundle and wait until it can be talked with.
+
+        Raises:
+            SpeechLMError: The bundle cannot be used.
+        """
+        if self._process is None:
+            self._build()
+
+    def close(self) -> None:
+        """End the worker."""
+        self._closed = True
+        if self._supervisor is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._supervisor.cancel)
+        self._end_process()
+
+    async def __aenter__(self) -> WorkerService:
+        await asyncio.to_thread(self.start)
+        self._check_ready()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the worker's process."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def ready(self) -> bool:
+        return self._ready
+
+    def _check_ready(self) -> None:
+        if self._supervisor is None:
+            self._loop = asyncio.get_running_loop()
+            self._supervisor = self._loop.create_task(self._supervise())
+            self._listen_to_worker()
+        if not self._ready:
+            raise Busy("the model is being loaded anew; try again soon", "worker_unavailable")
+
+    def _send(self, message: Down) -> None:
+        connection = self._connection
+        if connection is not None:
+            # A worker that is gone is noticed by the supervisor.
+            with contextlib.suppress(OSError, ValueError), self._sending:
+                connection.send(message)
+
+    def _build(self) -> None:
+        """Make a worker and wait until it has loaded the bundle."""
+        context = get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(
+            target=run_worker, args=(there, *self._options), name="speechlm-worker", daemon=True
+        )
+        process.start()
+        there.close()
+        self._process, self._connection = process, here
+        first = _first_word(here, process)
+        if self._closed or isinstance(first, BaseException):
+            self._end_process()
+            raise first if isinstance(first, BaseException) else SpeechLMError("it was closed")
+        self._info = first
+        self._last_beat = time.monotonic()
+        self._ready = True
+
+    def _listen_to_worker(self) -> None:
+        threading.Thread(target=self._listen, args=(self._connection,), daemon=True).start()
+
+    def _listen(self, connection: Connection) -> None:
+        """In a thread: hand over what the worker says, until it is gone."""
+        with contextlib.suppress(EOFError, OSError, RuntimeError):
+            while True:
+                messages = connection.recv()
+                self._last_beat = time.monotonic()
+                if messages:
+                    self._loop.call_soon_threadsafe(self._deliver_all, connection, messages)
+
+    def _deliver_all(self, connection: Connection, messages: Sequence[Up]) -> None:
+        if connection is self._connection:
+            for message in messages:
+                self._deliver(message)
+
+    async def _supervise(self) -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            died = not self._process.is_alive()
+            stuck = time.monotonic() - self._last_beat > STUCK_S
+            if died or stuck:
+                what = "died" if died else f"has not answered for {STUCK_S:.0f} s"
+                LOG.error("the worker %s; building a new one", what)
+                await self._replace(what)
+
+    async def _replace(self, what: str) -> None:
+        self._ready = False
+        self._end_process()
+        self._fail_all("worker_lost", f"the process that ran the model {what}; connect again")
+        self.num_restarts += 1
+        while True:
+            try:
+                await asyncio.to_thread(self._build)
+                self._listen_to_worker()
+                return
+            except (SpeechLMError, OSError) as error:
+                if self._closed:
+                    return
+                LOG.error("no worker: %s", error)
+                await asyncio.sleep(RESTART_S)
+
+    def _end_process(self) -> None:
+        self._ready = False
+        connection, self._connection = self._connection, None
+        if self._process is not None and self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        if connection is not None:
+            connection.close()
+
+
+def _first_word(connection: Connection, process: Any) -> BundleInfo | BaseException:
+    """What the worker says when it has loaded the bundle, or why it could not."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if connection.poll(0.1):
+            try:
+                said = connection.recv()
+            except EOFError:
+                break
+            if said:
+                found: BundleInfo | BaseException = said
+                return found
+        elif not process.is_alive():
+            break
+    return SpeechLMError("the process that shall run the model ended while it was loading")
+
+
+def run_worker(
+    connection: Connection,
+    bundle: Path,
+    max_sessions: int,
+    weights: str,
+    device: str,
+    threads: int,
+) -> None:
+    """The worker's process: load, then run sessions until the other side is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server ends it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    from speechlm.data.pool import leave_with_parent
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    import torch
+
+    from speechlm.bundle import SpeechLM
+    from speechlm.dialogue.conversations import describe
+    from speechlm.dialogue.running import run_hub, warm_up
+
+    try:
+        model = SpeechLM.from_pretrained(bundle, device)
+        if (
+            threads == 0
+            and sum(weight.numel() for weight in model.lm.decoder.parameters()) < SMALL_LM
+        ):
+            threads = 1
+        if threads:
+            torch.set_num_threads(threads)
+        model.weights = weights  # type: ignore[assignment]
+        warm_up(model)
+    except SpeechLMError as error:
+        connection.send(error)
+        return
+    connection.send(describe(model, os.path.basename(os.path.abspath(bundle))))
+    outbox: list[Up] = []
+    last = time.monotonic()
+
+    def receive(timeout: float) -> list[Down] | None:
+        nonlocal last
+        now = time.monotonic()
+        if outbox or now - last > BEAT_S:
+            connection.send(outbox)
+            outbox.clear()
+            last = now
+        found: list[Down] = []
+        try:
+            if connection.poll(timeout):
+                found.append(connection.recv())
+                while len(found) < 256 and connection.poll(0):
+                    found.append(connection.recv())
+        except EOFError:
+            return None
+        return found
+
+    run_hub(model, receive, outbox.append, max_sessions=max_sessions)
