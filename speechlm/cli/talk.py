@@ -112,7 +112,7 @@ def _talk(args: Namespace) -> Dialogue:
     from speechlm.audio import load_audio
     from speechlm.bundle import SpeechLM
     from speechlm.dialogue.devices import DeviceUser, sound_card
-    from speechlm.dialogue.running import warm_up
+    from speechlm.dialogue.running import choose_threads, warm_up
     from speechlm.dialogue.settings import SessionSettings, turn_preset
     from speechlm.dialogue.simulate import rate_for, simulate
     from speechlm.dialogue.users import RecordedUser
@@ -121,6 +121,7 @@ def _talk(args: Namespace) -> Dialogue:
     sampling = SamplingConfig(temperature=args.temperature)
     bundle = SpeechLM.from_pretrained(args.bundle)
     bundle.weights = args.weights
+    choose_threads(bundle)
     rate = rate_for(bundle)
     settings = SessionSettings(
         input_rate=rate,
