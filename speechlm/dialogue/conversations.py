@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from speechlm.bundle import SpeechLM
-from speechlm.dialogue.messages import Command, Event, Failed, Hear, Samples
+from speechlm.dialogue.messages import Command, Configure, Event, Failed, Hear, Samples
 from speechlm.dialogue.oneshot import can_speak_text, can_transcribe
 from speechlm.dialogue.service import BundleInfo, Busy, SpeechRequest
 from speechlm.dialogue.settings import SessionSettings
@@ -68,6 +68,8 @@ class Done:
 
     piece: Samples | str | None = None
     error: str | None = None
+    lost: bool = False
+    """Whether the error is the hub's, not the caller's."""
 
 
 Down = tuple[str, "Command | Open | Close | Speak | WriteDown"]
@@ -102,6 +104,8 @@ class Conversation:
         if self._open:
             if isinstance(command, Hear):
                 self._waiting += len(command.samples)
+            elif isinstance(command, Configure):
+                self._rate = command.settings.input_rate
             self._send((self._name, command))
 
     async def events(self) -> AsyncIterator[Event]:
@@ -223,6 +227,8 @@ class Conversations:
         try:
             while True:
                 said = await done.get()
+                if said.error is not None and said.lost:
+                    raise Busy(said.error, "worker_unavailable")
                 if said.error is not None:
                     raise InputError(said.error)
                 if said.piece is None:
@@ -255,7 +261,7 @@ class Conversations:
         for session in list(self._sessions.values()):
             session.take(Failed(code=code, message=message))
         for done in self._works.values():
-            done.put_nowait(Done(error=message))
+            done.put_nowait(Done(error=message, lost=True))
 
     def _forget(self, name: str) -> None:
         self._sessions.pop(name, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -27,6 +28,7 @@ from speechlm.dialogue.settings import SessionSettings, TurnSettings
 from speechlm.errors import SpeechLMError
 from speechlm.generation.generate import generate_stream
 
+LOG = logging.getLogger(__name__)
 IDLE_S = 0.5
 """The loop looks up at least so often."""
 
@@ -96,6 +98,9 @@ def _next_piece(work: Iterator[Samples | str]) -> Done | None:
         piece = next(work, None)
     except SpeechLMError as error:
         return Done(error=str(error))
+    except Exception as error:  # a mistake in one piece of work ends no conversation
+        LOG.exception("a piece of work broke")
+        return Done(error=f"{type(error).__name__}: {error}", lost=True)
     return None if isinstance(piece, str) and not piece else Done(piece=piece)
 
 

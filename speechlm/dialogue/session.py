@@ -158,20 +158,26 @@ class TurnSession:
         return Ear(self._model.tokenizer, self.settings.input_rate, threshold)
 
     def _configure(self, settings: SessionSettings) -> None:
-        before, self.settings = self.settings, settings
-        if settings.input_rate != self._ear.input_rate:
-            if self._ear.num_samples:
-                self.settings = before
-                self._refuse(
-                    "Configure", "input_format_fixed", "the input's rate is fixed once sound came"
-                )
+        turns, policy = settings.turns, self._policy
+        changes_rate = settings.input_rate != self._ear.input_rate
+        if changes_rate and self._ear.num_samples:
+            self._refuse(
+                "Configure", "input_format_fixed", "the input's rate is fixed once sound came"
+            )
+            return
+        if turns is not None and (policy is None or turns != self.settings.turns):
+            try:
+                policy = turn_policy(self._model, turns)
+            except InputError as error:
+                if self._policy is None:
+                    raise
+                self._refuse("Configure", "turn_policy_unavailable", str(error))
                 return
+        self.settings, self._policy = settings, policy
+        if changes_rate:
             self._ear = self._make_ear()
-        turns = settings.turns
         if turns is not None:
             self._ear.threshold = turns.threshold
-            if self._policy is None or turns != before.turns:
-                self._policy = turn_policy(self._model, turns)
             if self._turn_id is None:
                 self._ear.drop()
         elif not self._ear.listening:
