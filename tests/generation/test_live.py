@@ -109,10 +109,21 @@ def test_hearing_piece_by_piece_is_hearing_it_known_ahead(
 def test_a_live_sample_outlasts_its_window(depth: bool) -> None:
     lm = shared_lm("duplex-codec", depth)
     other = heard_units(lm, 150, 0)
-    sampling = SamplingConfig(max_units=150, temperature=1.0, window=32)
+    for window in (32, 50):
+        sampling = SamplingConfig(max_units=150, temperature=1.0, window=window)
+        expected = known_ahead(lm, other, sampling)
+        assert len(expected) == 150
+        assert live(lm, other, sampling, [40, 3, 40], company=2) == expected
+
+
+def test_steps_of_fixed_shapes_hear_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the reader that graphs are made of, run as it is."""
+    lm = shared_lm("duplex-codec", True)
+    other = heard_units(lm, 40, 3)
+    sampling = SamplingConfig(max_units=40, temperature=1.0, window=32)
     expected = known_ahead(lm, other, sampling)
-    assert len(expected) == 150
-    assert live(lm, other, sampling, [40, 3, 40], company=2) == expected
+    monkeypatch.setattr("speechlm.generation.engine.recorder_for", lambda device: lambda work: work)
+    assert live(lm, other, sampling, [5, 9, 3], company=2) == expected
 
 
 def test_near_ties_of_a_live_sample_fall_as_if_it_were_alone(
@@ -121,7 +132,7 @@ def test_near_ties_of_a_live_sample_fall_as_if_it_were_alone(
     """Also long after its window began to move, when its past is kept nowhere."""
     lm = small_lm("duplex-codec")
     other = heard_units(lm, 150, 1)
-    sampling = SamplingConfig(max_units=150, temperature=1.0, window=32)
+    sampling = SamplingConfig(max_units=150, temperature=1.0, window=50)
     expected = known_ahead(lm, other, sampling)
     monkeypatch.setattr("speechlm.generation.engine.TOLERANCE", 0.5)  # very many are near
     assert live(lm, other, sampling, [13] * 9, company=2) == expected
@@ -190,6 +201,8 @@ def test_wrong_cells_and_rows_are_refused() -> None:
     )
     with pytest.raises(InputError, match=r"guidance 1 beside live rows, got 2\.0"):
         engine.add(guided)
+    with pytest.raises(InputError, match="no runs to stop at beside live rows"):
+        engine.add(Request(prompt=start, num_live_rows=2, stop=((9,),)))
     with pytest.raises(InputError, match="expected a layout of two speakers, 'duplex', got 'flat'"):
         two_speakers(shared_lm().layout)
     with pytest.raises(InputError, match=r"units int64 \[2, m\], got torch.int64 \[1, 1\]"):
