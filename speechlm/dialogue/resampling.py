@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK_S = 0.01
@@ -24,15 +24,17 @@ class StreamResampler:
         ratio = Fraction(rate, new_rate)
         self._old, self._new = ratio.numerator, ratio.denominator
         self._same = rate == new_rate
+        self.delay = 0
+        """Samples at the old rate that it may hold back."""
         if self._same:
             return
         from torchaudio.transforms import Resample
 
-        self._resample = Resample(self._old, self._new)
-        reach = self._resample.kernel.shape[-1] - self._old
-        # Whole periods of the ratio, so that every block begins in the same phase.
-        self._context = math.ceil(reach / 2 / self._old) * self._old
+        self._kernel = Resample(self._old, self._new).kernel
+        """float32 [new, 1, 2 * context + old]: what a period of the ratio becomes."""
+        self._context = (self._kernel.shape[-1] - self._old) // 2
         self._block = self._old * max(1, round(BLOCK_S * rate / self._old))
+        self.delay = self._block - 1 + self._context
         self._held = torch.zeros(self._context)
         self._num_pushed = self._num_given = 0
 
@@ -45,9 +47,8 @@ class StreamResampler:
         done = [torch.zeros(0)]
         size = 2 * self._context + self._block
         while len(self._held) >= size:
-            block = self._resample(self._held[:size])
-            first = self._context // self._old * self._new
-            done.append(block[first : first + self._block // self._old * self._new])
+            block = F.conv1d(self._held[None, None, :size], self._kernel, stride=self._old)
+            done.append(block[0].T.reshape(-1))
             self._held = self._held[self._block :]
         given = torch.cat(done)
         self._num_given += len(given)
