@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -28,6 +29,9 @@ MAX_TURN_S = 60.0
 WINDOW_S = WINDOW / SAMPLE_RATE
 RECENT_S = 8.0
 """Sound that is kept for policies that hear it."""
+FEED_S = 0.08
+"""The tokenizer gets a turn's sound in pieces of about this length, and the rest when units are
+asked for: a call costs more than what a network's packet holds."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,10 +46,31 @@ class _Utterance:
     """Of what is kept."""
     speech: tuple[float, float] | None = None
     """From and to, s on the session's clock."""
+    waiting: list[Tensor] = field(default_factory=list)
+    """What the tokenizer was not given yet."""
     sound: Tensor = field(default_factory=lambda: torch.zeros(0))
     """What does not fill a block of loudness yet."""
     energies: list[float] = field(default_factory=list)
     """Of each block since ``start``."""
+
+
+class _Tail:
+    """The last samples of a stream; joined only when they are read."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._pieces: deque[Tensor] = deque()
+        self._count = 0
+
+    def push(self, samples: Tensor) -> None:
+        self._pieces.append(samples)
+        self._count += len(samples)
+        while self._count - len(self._pieces[0]) >= self._length:
+            self._count -= len(self._pieces.popleft())
+
+    def read(self) -> Tensor:
+        """float32 [T], T <= length."""
+        return torch.cat([torch.zeros(0), *self._pieces])[-self._length :]
 
 
 class Ear:
@@ -69,9 +94,10 @@ class Ear:
         self._to_detector = StreamResampler(input_rate, SAMPLE_RATE)
         self._to_tokenizer = StreamResampler(input_rate, tokenizer.sample_rate)
         self._detector = SpeechDetector()
-        self._recent = torch.zeros(0)
+        self._recent = _Tail(round(RECENT_S * SAMPLE_RATE))
         """For policies, at 16 kHz, up to the last sample that came."""
-        self._past = torch.zeros(0)
+        # Before speech is noticed it has gone on for a while.
+        self._past = _Tail(round((2 + MARGIN_S) * tokenizer.sample_rate))
         """Before a turn, at the tokenizer's rate."""
         self._past_end = 0
         self._utterance: _Utterance | None = None
@@ -88,9 +114,10 @@ class Ear:
     def push(self, samples: Tensor) -> Iterator[float]:
         """Take float32 [n]; give the probability of speech at each window, once it was heard."""
         self.num_samples += len(samples)
-        self._take(self._to_tokenizer.push(samples))
         resampled = self._to_detector.push(samples)
-        self._recent = torch.cat([self._recent, resampled])[-round(RECENT_S * SAMPLE_RATE) :]
+        same = self._tokenizer.sample_rate == SAMPLE_RATE
+        self._take(resampled if same else self._to_tokenizer.push(samples))
+        self._recent.push(resampled)
         for probability in self._detector.push(resampled):
             self.heard_s += WINDOW_S
             speaks = self.speech_s > 0
@@ -110,12 +137,13 @@ class Ear:
         """Open a turn that began at ``start_s``, as far back as sound is kept; speech was heard
         since ``onset_s``."""
         rate = self._tokenizer.sample_rate
-        oldest = self._past_end - len(self._past)
+        past = self._past.read()
+        oldest = self._past_end - len(past)
         start = min(max(round(start_s * rate), oldest), self._past_end)
         self._utterance = _Utterance(start=start, stream=self._tokenizer.stream(), codes=[])
         if onset_s is not None:
             self._utterance.speech = (onset_s, self.heard_s)
-        self._feed(self._past[start - oldest :])
+        self._utterance.waiting.append(past[start - oldest :])
 
     def drop(self) -> None:
         """Forget the turn."""
@@ -141,6 +169,8 @@ class Ear:
     def units(self) -> Tensor:
         """Of the open turn so far, from a little before speech to a little after, int64 [K, F]."""
         utterance = self._utterance
+        if utterance is not None:
+            self._feed(utterance)
         if utterance is None or not utterance.codes:
             return torch.zeros(self._tokenizer.num_codebooks, 0, dtype=torch.int64)
         codes = torch.cat(utterance.codes, dim=1)
@@ -156,13 +186,14 @@ class Ear:
 
     def wave(self) -> Tensor:
         """Of the open turn, its last seconds at 16 kHz, float32 [T]."""
-        return self._recent[-max(1, round(self.turn_s * SAMPLE_RATE)) :]
+        return self._recent.read()[-max(1, round(self.turn_s * SAMPLE_RATE)) :]
 
     def finish(self) -> Tensor:
         """Close the turn where speech ended, or where it is now; its units int64 [K, F]."""
         utterance = self._utterance
         if utterance is None:
             return self.units()
+        self._feed(utterance)
         missing = 0.0
         if utterance.speech is not None:
             missing = utterance.speech[1] + MARGIN_S - self.heard_s
@@ -196,22 +227,26 @@ class Ear:
 
     def _take(self, samples: Tensor) -> None:
         self._past_end += len(samples)
-        # Before speech is noticed it has gone on for a while.
-        kept = round((2 + MARGIN_S) * self._tokenizer.sample_rate)
-        self._past = torch.cat([self._past, samples])[-kept:]
+        self._past.push(samples)
         if self._utterance is not None:
-            self._feed(samples)
+            self._utterance.waiting.append(samples)
+            if sum(map(len, self._utterance.waiting)) >= FEED_S * self._tokenizer.sample_rate:
+                self._feed(self._utterance)
 
-    def _feed(self, samples: Tensor) -> None:
-        assert self._utterance is not None
+    def _feed(self, utterance: _Utterance) -> None:
+        """Give the tokenizer all that waits."""
+        if not utterance.waiting:
+            return
+        samples = torch.cat(utterance.waiting)
+        utterance.waiting.clear()
         block = round(BLOCK_S * self._tokenizer.sample_rate)
-        sound = torch.cat([self._utterance.sound, samples])
+        sound = torch.cat([utterance.sound, samples])
         whole = len(sound) // block * block
-        self._utterance.sound = sound[whole:]
-        self._utterance.energies += sound[:whole].reshape(-1, block).square().mean(dim=1).tolist()
-        codes = self._utterance.stream.push(samples)
+        utterance.sound = sound[whole:]
+        utterance.energies += sound[:whole].reshape(-1, block).square().mean(dim=1).tolist()
+        codes = utterance.stream.push(samples)
         if codes.shape[1]:
-            self._utterance.codes.append(codes)
+            utterance.codes.append(codes)
         most = round(MAX_TURN_S * self._tokenizer.frame_rate)
-        while sum(part.shape[1] for part in self._utterance.codes[1:]) > most:
-            self._utterance.first_frame += self._utterance.codes.pop(0).shape[1]
+        while sum(part.shape[1] for part in utterance.codes[1:]) > most:
+            utterance.first_frame += utterance.codes.pop(0).shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -26,13 +27,7 @@ class StreamResampler:
         self._same = rate == new_rate
         if self._same:
             return
-        from torchaudio.transforms import Resample
-
-        self._resample = Resample(self._old, self._new)
-        reach = self._resample.kernel.shape[-1] - self._old
-        # Whole periods of the ratio, so that every block begins in the same phase.
-        self._context = math.ceil(reach / 2 / self._old) * self._old
-        self._block = self._old * max(1, round(BLOCK_S * rate / self._old))
+        self._weights, self._context, self._block = _weights(self._old, self._new, rate)
         self._held = torch.zeros(self._context)
         self._num_pushed = self._num_given = 0
 
@@ -42,13 +37,14 @@ class StreamResampler:
             return samples
         self._num_pushed += len(samples)
         self._held = torch.cat([self._held, samples])
+        size = len(self._weights)
+        count = max(0, (len(self._held) - size) // self._block + 1)
+        # Block by block, each in memory of its own: how many come at once, and where they lie,
+        # would change the last bits of a product.
         done = [torch.zeros(0)]
-        size = 2 * self._context + self._block
-        while len(self._held) >= size:
-            block = self._resample(self._held[:size])
-            first = self._context // self._old * self._new
-            done.append(block[first : first + self._block // self._old * self._new])
-            self._held = self._held[self._block :]
+        for start in range(0, count * self._block, self._block):
+            done.append(self._held[start : start + size].clone() @ self._weights)
+        self._held = self._held[count * self._block :]
         given = torch.cat(done)
         self._num_given += len(given)
         return given
@@ -59,3 +55,24 @@ class StreamResampler:
             return torch.zeros(0)
         missing = -(-self._num_pushed * self._new // self._old) - self._num_given
         return self.push(torch.zeros(self._context + self._block))[:missing]
+
+
+@cache
+def _weights(old: int, new: int, rate: int) -> tuple[Tensor, int, int]:
+    """What every sample of a block of the old rate, ``rate`` Hz, with what it sees before and
+    after, adds to the block's samples of the new one.
+
+    Returns:
+        float32 [context + block + context, new block], the context and the block: a product by
+        it does what torchaudio's resampling does, at a quarter of the cost for so few samples.
+    """
+    from torchaudio.transforms import Resample
+
+    resample = Resample(old, new)
+    reach = resample.kernel.shape[-1] - old
+    # Whole periods of the ratio, so that every block begins in the same phase.
+    context = math.ceil(reach / 2 / old) * old
+    block = old * max(1, round(BLOCK_S * rate / old))
+    first, count = context // old * new, block // old * new
+    responses = resample(torch.eye(2 * context + block))
+    return responses[:, first : first + count].contiguous(), context, block
