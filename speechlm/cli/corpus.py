@@ -1,9 +1,10 @@
-"""Make a corpus: spoken questions with recorded answers, or speech from a text file.
+"""Make a corpus: spoken questions with recorded answers, dialogues, or speech from a text file.
 
 Questions are asked by synthetic voices (espeak-ng from a wheel, and flite where the program
 is there); answers are recordings of one human voice that come with this package. Training,
-validation and test voices are disjoint. Everything follows from the seed. A rerun makes only
-what is missing.
+validation and test voices are disjoint. Dialogues have two channels, the user and the model, with
+pauses, back-channels, interruptions and remarks, and beside them what happens when. Everything
+follows from the seed. A rerun makes only what is missing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ EXAMPLES = (
         "speechlm corpus corpus.num_train_voices=8 corpus.renditions=1 -o runs/small",
         "few voices, to try something",
     ),
+    ("speechlm corpus configs/duplex.yaml", "dialogues of a user and a model, a channel each"),
     (
         "speechlm corpus corpus.kind=text corpus.text=book.txt -o runs/book",
         "each line of a text, spoken, with its transcript and the times of its words",

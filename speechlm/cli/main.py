@@ -27,6 +27,7 @@ COMMANDS = {
     "fit": "fit a tokenizer on recordings",
     "tokenize": "turn a corpus into units",
     "train": "train the unit language model and put the bundle together",
+    "talk": "talk with a bundle: microphone and loudspeaker, or files",
     "generate": "answer or continue recordings",
     "simulate": "let played users speak with a bundle, both sides written down",
     "resynthesize": "recordings to units and back, to hear what the units keep",

@@ -11,6 +11,7 @@ sound nor text nor tokens are logged: a line a turn holds figures, see docs/dial
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from contextlib import ExitStack
@@ -186,18 +187,22 @@ def run(args: Namespace) -> None:
         certificate, key = _certificate(args, stack)
         log = _log(args, stack)
         listening = stack.enter_context(serving.bind(args.host, args.port))
-        service = WorkerService(args.bundle, weights=args.weights, max_sessions=args.max_sessions)
-        stack.callback(service.close)
-        service.start()
-        serving.serve(
-            app.create_app(service, settings, access, log=log),
-            listening,
-            max_frame_bytes=settings.max_frame_bytes,
-            drain_s=args.drain_seconds,
-            when_ready=lambda: _announce(args, listening.getsockname()[1]),
-            certificate=certificate,
-            key=key,
-        )
+
+        async def serve() -> None:
+            async with WorkerService(
+                args.bundle, weights=args.weights, max_sessions=args.max_sessions
+            ) as service:
+                await serving.serve(
+                    app.create_app(service, settings, access, log=log),
+                    listening,
+                    max_frame_bytes=settings.max_frame_bytes,
+                    drain_s=args.drain_seconds,
+                    when_ready=lambda: _announce(args, listening.getsockname()[1]),
+                    certificate=certificate,
+                    key=key,
+                )
+
+        asyncio.run(serve())
 
 
 def _access(args: Namespace) -> Access:

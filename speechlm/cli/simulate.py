@@ -81,6 +81,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     from speechlm.bundle import SpeechLM
     from speechlm.dialogue.recorded import write_dialogue
+    from speechlm.dialogue.running import choose_threads
     from speechlm.dialogue.settings import SessionSettings, turn_preset
     from speechlm.dialogue.simulate import rate_for, simulate
     from speechlm.progress import progress
@@ -91,6 +92,7 @@ def run(args: Namespace) -> None:
         sampling = SamplingConfig(temperature=args.temperature, top_k=args.top_k)
     users = list(users_of(args.users))
     bundle = SpeechLM.from_pretrained(args.bundle)
+    choose_threads(bundle)
     rate = rate_for(bundle)
     settings = SessionSettings(
         input_rate=rate, output_rate=rate, turns=turns, sampling=sampling, seed=args.seed

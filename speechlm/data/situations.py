@@ -69,6 +69,7 @@ def write_situations(
 def find_situations(events: Sequence[Event], duration_s: float) -> Iterator[Situation]:
     """The situations of a dialogue that lasts ``duration_s``."""
     turns = [event for event in events if event.kind == "turn"]
+    annotation: Any
     for place, turn in enumerate(turns):
         answered = place + 1 < len(turns) and turns[place + 1].speaker == "model"
         if turn.speaker == "model" or not answered:
@@ -80,25 +81,25 @@ def find_situations(events: Sequence[Event], duration_s: float) -> Iterator[Situ
             asked = next(e for e in reversed(turns[:place]) if e.speaker == "user")
             cut = _stretch(events, asked, turn, duration_s)
             told = {"context": asked.text, "interrupt": turn.text}
-            times = _times(turn.start_s, turn.end_s, cut)
-            yield _situation("user_interruption", cut, "interrupt.json", [{**told, **times}])
+            annotation = [{**told, "timestamp": _times(turn.start_s, turn.end_s, cut)}]
+            yield _situation("user_interruption", cut, "interrupt.json", annotation)
             continue
         cut = _stretch(events, turn, turn, duration_s)
         if pause is not None:
+            kind, name, label = "pause_handling", "pause.json", "[PAUSE]"
             times = _times(pause.start_s, pause.end_s, cut)
-            yield _situation("pause_handling", cut, "pause.json", [{"text": "[PAUSE]", **times}])
         else:
+            kind, name, label = "smooth_turn_taking", "turn_taking.json", "[TURN-TAKING]"
             times = _times(turn.end_s, turn.end_s + ANSWERED_S, cut)
-            told = {"text": "[TURN-TAKING]"}
-            yield _situation("smooth_turn_taking", cut, "turn_taking.json", [{**told, **times}])
+        yield _situation(kind, cut, name, [{"text": label, "timestamp": times}])
     for event in events:
         if event.kind == "backchannel":
             users = [turn for turn in turns if turn.speaker == "user"]
             asked = next(turn for turn in reversed(users) if turn.start_s < event.start_s)
             cut = _stretch(events, asked, event, duration_s)
-            (span,) = _times(event.start_s, event.end_s, cut).values()
             told = {"context_text": asked.text, "current_turn_text": event.text}
-            yield _situation("user_backchannel", cut, "metadata.json", {**told, "timestamps": span})
+            annotation = {**told, "timestamps": _times(event.start_s, event.end_s, cut)}
+            yield _situation("user_backchannel", cut, "metadata.json", annotation)
 
 
 def _situation(kind: str, cut: tuple[float, float], name: str, annotation: Any) -> Situation:
@@ -116,5 +117,5 @@ def _stretch(
     return start_s, min([duration_s, last.end_s + ANSWER_S, *after])
 
 
-def _times(start_s: float, end_s: float, cut: tuple[float, float]) -> dict[str, list[float]]:
-    return {"timestamp": [round(start_s - cut[0], 3), round(end_s - cut[0], 3)]}
+def _times(start_s: float, end_s: float, cut: tuple[float, float]) -> list[float]:
+    return [round(start_s - cut[0], 3), round(end_s - cut[0], 3)]

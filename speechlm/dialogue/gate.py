@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-SILENCE_DB = -40.0
+SILENCE_DB = -45.0
 """Quieter than this, of full scale, a frame is silence."""
 CLOSE_S = 0.6
 """So much silence ends an answer."""

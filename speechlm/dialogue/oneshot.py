@@ -20,6 +20,8 @@ from speechlm.layouts.grid import Content, Prompt
 from speechlm.layouts.vocabulary import CONTROLS, check_units
 from speechlm.protocols import Speaker
 
+MAX_SPEECH_S = 600.0
+"""Longer speech is to be asked for in parts."""
 MAX_CHUNK_S = 0.5
 """Chunks double from the first one to this length: it comes soon, the rest costs little."""
 SPEEDS = (0.25, 4.0)
@@ -133,6 +135,8 @@ def _chunked(model: SpeechLM, request: SpeechRequest) -> Iterator[Tensor]:
             f"expected units of {tokenizer.num_codebooks} codebooks, one list of the same length "
             f"each, got lengths {[len(row) for row in rows][:32]}"
         )
+    if len(rows[0]) > MAX_SPEECH_S * tokenizer.frame_rate:
+        raise InputError(f"expected units of at most {MAX_SPEECH_S:g} s; give them in parts")
     codes = torch.tensor(rows, dtype=torch.int64)
     sizes = getattr(tokenizer, "codebook_sizes", (tokenizer.vocab_size,) * len(rows))
     for row, size in zip(codes, sizes, strict=True):

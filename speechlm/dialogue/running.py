@@ -30,6 +30,9 @@ from speechlm.generation.generate import generate_stream
 IDLE_S = 0.5
 """The loop looks up at least so often."""
 
+SMALL_LM = 20_000_000
+"""Parameters below which a second thread costs more than it brings."""
+
 Receive = Callable[[float], "Sequence[Down] | None"]
 """Waits at most so many seconds for messages; None: it is over."""
 
@@ -94,6 +97,14 @@ def _next_piece(work: Iterator[Samples | str]) -> Done | None:
     except SpeechLMError as error:
         return Done(error=str(error))
     return None if isinstance(piece, str) and not piece else Done(piece=piece)
+
+
+def choose_threads(model: SpeechLM, threads: int = 0) -> None:
+    """Compute with so many threads; 0: one where the LM is small, as many as there are cores
+    where it is not."""
+    small = sum(weight.numel() for weight in model.lm.decoder.parameters()) < SMALL_LM
+    if threads or small:
+        torch.set_num_threads(threads or 1)
 
 
 def warm_up(model: SpeechLM) -> None:

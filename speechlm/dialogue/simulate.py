@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -63,7 +64,14 @@ def rate_for(bundle: SpeechLM) -> int:
 
 
 def simulate(
-    bundle: SpeechLM, user: User, settings: SessionSettings, *, real_time: bool = False
+    bundle: SpeechLM,
+    user: User,
+    settings: SessionSettings,
+    *,
+    real_time: bool = False,
+    on_heard: Callable[[Tensor], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    keep: bool = True,
 ) -> Dialogue:
     """Let a user speak with a model.
 
@@ -72,6 +80,9 @@ def simulate(
         user: Speaks at ``settings.input_rate``.
         settings: Of the session; both rates are the same.
         real_time: Let the clock go as time goes; else as fast as the model computes.
+        on_heard: Is given each stretch of the model's sound when it is its time, float32 [n].
+        on_event: Is given what the session says, but for its sound.
+        keep: Keep both sides; else the dialogue that is given back is empty.
 
     Raises:
         InputError: The bundle cannot hold a dialogue under these settings.
@@ -79,7 +90,7 @@ def simulate(
     """
     rate = settings.input_rate
     assert settings.output_rate == rate
-    stage = _Stage(rate, measured=real_time)
+    stage = _Stage(rate, measured=real_time, keep=keep, on_heard=on_heard, on_event=on_event)
     began = time.monotonic()
 
     def clock() -> float:
@@ -127,8 +138,19 @@ def _play(hub: Hub, user: User, stage: _Stage, rate: int, began: float | None) -
 class _Stage:
     """What was said by either side, and the queue of what will be heard."""
 
-    def __init__(self, rate: int, *, measured: bool = False) -> None:
+    def __init__(
+        self,
+        rate: int,
+        *,
+        measured: bool = False,
+        keep: bool = True,
+        on_heard: Callable[[Tensor], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
         self._rate = rate
+        self._keep = keep
+        self._on_heard = on_heard
+        self._on_event = on_event
         self._measured = measured
         """Whether the session's own figures are kept, which no two runs share."""
         self._inputs: list[Tensor] = []
@@ -150,6 +172,9 @@ class _Stage:
             case Sound():
                 self._queue.append((event.item_id, torch.from_numpy(event.samples)))
                 return
+            case _ if self._on_event is not None:
+                self._on_event(event)
+        match event:
             case ResponseEnded(status="cancelled"):
                 # As clients do: what was not heard yet is dropped, and the model is told.
                 self._queue = deque(one for one in self._queue if one[0] != event.item_id)
@@ -178,7 +203,6 @@ class _Stage:
 
     def play(self, said: Tensor) -> None:
         """Let a stretch of time pass, in which the user says this."""
-        self._inputs.append(said)
         output = torch.zeros_like(said)
         filled = 0
         while self._queue and filled < len(said):
@@ -196,7 +220,11 @@ class _Stage:
         if filled < len(said):
             self._stop(filled)
         self._silent = len(said) - filled + (0 if filled else self._silent)
-        self._outputs.append(output)
+        if self._keep:
+            self._inputs.append(said)
+            self._outputs.append(output)
+        if self._on_heard is not None:
+            self._on_heard(output)
         self.position += len(said)
 
     def dialogue(self, user: User) -> Dialogue:
@@ -218,4 +246,5 @@ class _Stage:
             self._active = None
 
     def _note(self, what: str, offset: int = 0, **told: Any) -> None:
-        self._log.append({"at": self.position + offset, "type": what, **told})
+        if self._keep:
+            self._log.append({"at": self.position + offset, "type": what, **told})

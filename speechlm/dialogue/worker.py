@@ -31,8 +31,6 @@ BEAT_S = 1.0
 """It says at least so often that it lives."""
 START_S = 120.0
 """So long may it take to load a bundle."""
-SMALL_LM = 20_000_000
-"""Parameters below which a second thread costs more than it brings."""
 RESTART_S = 1.0
 """Between two tries to build a worker."""
 
@@ -224,21 +222,13 @@ def run_worker(
     from speechlm.data.pool import leave_with_parent
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    import torch
-
     from speechlm.bundle import SpeechLM
     from speechlm.dialogue.conversations import describe
-    from speechlm.dialogue.running import run_hub, warm_up
+    from speechlm.dialogue.running import choose_threads, run_hub, warm_up
 
     try:
         model = SpeechLM.from_pretrained(bundle, device)
-        if (
-            threads == 0
-            and sum(weight.numel() for weight in model.lm.decoder.parameters()) < SMALL_LM
-        ):
-            threads = 1
-        if threads:
-            torch.set_num_threads(threads)
+        choose_threads(model, threads)
         model.weights = weights  # type: ignore[assignment]
         warm_up(model)
     except SpeechLMError as error:

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from speechlm.config import SamplingConfig
 from speechlm.errors import InputError
-from speechlm.generation.alone import AloneReader, dropped
+from speechlm.generation.alone import PART, AloneReader, dropped
 from speechlm.generation.graphs import GreedyHead, StaticReader, recorder_for
 from speechlm.generation.ready import get_ready
 from speechlm.generation.request import (
@@ -89,14 +89,14 @@ class _Sample:
     branches: list[_Branch]
     state: Hashable
     columns: list[tuple[int, ...]] = field(default_factory=list)
-    """Drawn; of a live sample that outlasts its window, those that ``settled`` has not read."""
+    """Drawn; of a live sample with a window, all (prompt included) that is not settled."""
     num_drawn: int = 0
     heard: deque[tuple[int, ...]] | None = None
     """Live cells of columns from the last drawn one on; None where nothing is live."""
     waits: bool = False
     """Whether the last column lacks its live cells."""
     settled: AloneReader | None = None
-    """Has read, alone, what came before ``columns``, prompt included."""
+    """Has read, alone, what came before ``columns``."""
     seen: list[Tensor] | None = None
     """Which ids came in each row, bool [V_r] each; kept only for a repetition penalty."""
 
@@ -331,21 +331,24 @@ class Engine:
     def _make_room(self, sample: _Sample, branch: _Branch) -> None:
         """Forget the oldest positions of a sequence whose window is full."""
         window = sample.request.sampling.window
+        if window and sample.heard is not None:
+            self._settle(sample, branch)
         if window and branch.region.length == self._window(window):
-            if sample.heard is not None:
-                self._settle(sample, branch)
             drop = dropped(self._window(window))
             self._cache.forget(branch.region, keep_first=SINKS, count=drop)
 
     def _settle(self, sample: _Sample, branch: _Branch) -> None:
-        """Read alone what is about to be forgotten, so that no endless sample keeps its past."""
-        read, last = self._unsettled(sample, branch)[:, :-1], sample.columns[-1]
+        """Read alone what was read, so that near ties need no past however long a sample lasts."""
+        count = len(sample.columns) - 1  # the last was not read yet
         if sample.settled is None:
             window = self._window(sample.request.sampling.window)
-            sample.settled = self._alone_reader(window, window)
-        sample.settled.read(read)
-        sample.settled.make_room()
-        sample.columns = [last]
+            sample.settled = self._alone_reader(window, window, part=PART)
+            sample.columns = [*map(tuple, branch.prompt.T.tolist()), *sample.columns]
+            count += len(branch.prompt[0])
+        while count >= (part := sample.settled.next_part):
+            sample.settled.read(self._unsettled(sample, branch)[:, :part])
+            sample.columns = sample.columns[part:]
+            count -= part
 
     def _window(self, window: int) -> int:
         return min(window, self._decoder.config.max_positions)
@@ -522,11 +525,16 @@ class Engine:
         if sample.settled is not None:
             return sample.settled.look(columns)
         window = sample.request.sampling.window
-        size = self._window(window) if window else columns.shape[1]
-        return self._alone_reader(size, min(size, columns.shape[1])).read(columns)
+        count = columns.shape[1]
+        if not window:
+            return self._alone_reader(count, count, part=count).read(columns)
+        size = self._window(window)
+        return self._alone_reader(size, min(size, count), part=PART).read(columns)
 
-    def _alone_reader(self, window: int, num_positions: int) -> AloneReader:
-        return AloneReader(self._decoder, window, num_positions=num_positions, dtype=self._dtype)
+    def _alone_reader(self, window: int, num_positions: int, *, part: int) -> AloneReader:
+        return AloneReader(
+            self._decoder, window, part=part, num_positions=num_positions, dtype=self._dtype
+        )
 
     def _unsettled(self, sample: _Sample, branch: _Branch) -> Tensor:
         """The columns of a sequence that are not settled, the last drawn included."""

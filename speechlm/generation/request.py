@@ -64,6 +64,8 @@ def check_request(lm: UnitLM, request: Request) -> None:
             f"expected guidance 1 beside live rows, got {request.sampling.guidance}: what comes "
             "live has no prompt to lead away from"
         )
+    if request.num_live_rows and request.stop:
+        raise InputError("expected no runs to stop at beside live rows, got some")
     if not request.seeds or not all(-(2**63) <= seed < 2**64 for seed in request.seeds):
         raise InputError(
             f"expected a seed a sample, whole numbers of 64 bits, got {list(request.seeds)}"

@@ -175,7 +175,9 @@ class Monologue(PlannedLayout):
         )
         start = gather(vocabulary, self._mark("speech", 0.0), [])
         last = "free" if slots is None or not own else _last_slot(slots)
-        state = ((0, -1), last) if self.text else (0, -1)
+        # Where oneself is later than the other, columns beyond one's own last frame are known.
+        begun = (min(known.shape[1] - own, max(self.delays)), -1)
+        state = (begun, last) if self.text else begun
         return Prompt(ids=torch.cat([start, known], dim=1), given=given, state=state)
 
     def read(self, vocabulary: Vocabulary, prompt: Prompt, ids: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from speechlm.generation.engine import Engine
 from speechlm.generation.request import Request
 from speechlm.layouts.grid import Prompt
 from speechlm.layouts.live import OtherSpeaker, OwnSpeech, two_speakers
+from speechlm.layouts.registry import build_layout
 from speechlm.model.unit_lm import UnitLM
 
 CASES = ["duplex-pairs", "duplex-codec", "duplex-moshi"]
@@ -105,14 +106,40 @@ def test_hearing_piece_by_piece_is_hearing_it_known_ahead(
     assert live(lm, other, sampling, cuts, company=company, endless=endless) == expected
 
 
+def test_a_model_may_hear_a_frame_before_it_speaks_in_it() -> None:
+    """Its own rows later than the other's: known ahead, its first column needs no drawing."""
+    pairs = shared_lm("duplex-pairs")
+    late = build_layout("duplex", {"delays": [1, 0]}, 1)
+    lm = UnitLM(pairs.decoder, pairs.vocabulary, late)
+    other = heard_units(lm, 12, 0)
+    columns = live(lm, other, SAMPLINGS[0], [3, 4])
+    assert columns[0] == [lm.vocabulary.pad]
+    assert columns[1:] == known_ahead(lm, other, SAMPLINGS[0])[:11]
+    own = OwnSpeech(late, lm.vocabulary)
+    frames = torch.cat([own.push((*column, -1)) for column in columns], dim=1)
+    assert frames.shape == (1, 11)
+    assert 0 <= int(frames.min()) <= int(frames.max()) < NUM_UNITS
+
+
 @pytest.mark.parametrize("depth", [False, True], ids=["side-by-side", "depth"])
 def test_a_live_sample_outlasts_its_window(depth: bool) -> None:
     lm = shared_lm("duplex-codec", depth)
     other = heard_units(lm, 150, 0)
-    sampling = SamplingConfig(max_units=150, temperature=1.0, window=32)
+    for window in (32, 50):
+        sampling = SamplingConfig(max_units=150, temperature=1.0, window=window)
+        expected = known_ahead(lm, other, sampling)
+        assert len(expected) == 150
+        assert live(lm, other, sampling, [40, 3, 40], company=2) == expected
+
+
+def test_steps_of_fixed_shapes_hear_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the reader that graphs are made of, run as it is."""
+    lm = shared_lm("duplex-codec", True)
+    other = heard_units(lm, 40, 3)
+    sampling = SamplingConfig(max_units=40, temperature=1.0, window=32)
     expected = known_ahead(lm, other, sampling)
-    assert len(expected) == 150
-    assert live(lm, other, sampling, [40, 3, 40], company=2) == expected
+    monkeypatch.setattr("speechlm.generation.engine.recorder_for", lambda device: lambda work: work)
+    assert live(lm, other, sampling, [5, 9, 3], company=2) == expected
 
 
 def test_near_ties_of_a_live_sample_fall_as_if_it_were_alone(
@@ -121,7 +148,7 @@ def test_near_ties_of_a_live_sample_fall_as_if_it_were_alone(
     """Also long after its window began to move, when its past is kept nowhere."""
     lm = small_lm("duplex-codec")
     other = heard_units(lm, 150, 1)
-    sampling = SamplingConfig(max_units=150, temperature=1.0, window=32)
+    sampling = SamplingConfig(max_units=150, temperature=1.0, window=50)
     expected = known_ahead(lm, other, sampling)
     monkeypatch.setattr("speechlm.generation.engine.TOLERANCE", 0.5)  # very many are near
     assert live(lm, other, sampling, [13] * 9, company=2) == expected
@@ -190,6 +217,8 @@ def test_wrong_cells_and_rows_are_refused() -> None:
     )
     with pytest.raises(InputError, match=r"guidance 1 beside live rows, got 2\.0"):
         engine.add(guided)
+    with pytest.raises(InputError, match="no runs to stop at beside live rows"):
+        engine.add(Request(prompt=start, num_live_rows=2, stop=((9,),)))
     with pytest.raises(InputError, match="expected a layout of two speakers, 'duplex', got 'flat'"):
         two_speakers(shared_lm().layout)
     with pytest.raises(InputError, match=r"units int64 \[2, m\], got torch.int64 \[1, 1\]"):

@@ -21,8 +21,8 @@ from speechlm.model.decoder import Decoder
 from speechlm.model.unit_lm import UnitLM
 
 
-def small_duplex(seed: int = 1, max_positions: int = 64) -> SpeechLM:
-    """It makes noises all the time, which depend on what it hears."""
+def small_duplex(seed: int = 1, **shape: Any) -> SpeechLM:
+    """It makes noises all the time, which depend on what it hears; ``shape`` is the decoder's."""
     whole = small_bundle(seed)
     layout = build_layout("duplex", {}, 1)
     vocabulary = Vocabulary(
@@ -32,14 +32,17 @@ def small_duplex(seed: int = 1, max_positions: int = 64) -> SpeechLM:
     torch.manual_seed(seed)
     decoder = Decoder(
         DecoderConfig(
-            vocab_size=vocabulary.size,
-            num_layers=1,
-            model_dim=32,
-            num_heads=2,
-            num_kv_heads=2,
-            ffn_dim=64,
-            max_positions=max_positions,
-            tie_embeddings=False,
+            **{
+                "vocab_size": vocabulary.size,
+                "num_layers": 1,
+                "model_dim": 32,
+                "num_heads": 2,
+                "num_kv_heads": 2,
+                "ffn_dim": 64,
+                "max_positions": 64,
+                "tie_embeddings": False,
+                **shape,
+            }
         )
     )
     with torch.no_grad():

@@ -32,6 +32,7 @@ from speechlm.dialogue.messages import (
 )
 from speechlm.dialogue.service import BundleInfo, Busy
 from speechlm.dialogue.settings import SessionSettings
+from speechlm.errors import InputError
 
 PIECE_S = 0.1
 
@@ -124,6 +125,7 @@ class ToneService:
         ends: Answers end by themselves.
         breaks: Sessions fail at the first sound that they hear.
         max_sessions: Further ones are refused.
+        name: ``broken`` gives no session at all.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class ToneService:
         ends: bool = True,
         breaks: bool = False,
         max_sessions: int = 8,
+        name: str = "tone",
     ) -> None:
         self.answer_s = answer_s
         self.ends = ends
@@ -144,7 +147,7 @@ class ToneService:
         """Cleared, callers wait."""
         self.free.set()
         self.info = BundleInfo(
-            name="tone",
+            name=name,
             fingerprint="tone",
             kind="turns",
             sample_rate=24_000,
@@ -161,6 +164,8 @@ class ToneService:
     async def open(self, settings: SessionSettings) -> ToneSession:
         if self.num_sessions >= self.max_sessions:
             raise Busy("expected a free session, got none; try later", "session_limit_reached")
+        if self.info.name == "broken":
+            raise InputError("expected a bundle that answers, got none")
         await self.free.wait()
         self.opened += 1
         session = ToneSession(self, settings, self.opened)

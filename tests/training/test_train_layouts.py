@@ -99,6 +99,25 @@ def test_text_is_learnt_with_units(
     assert lm.vocabulary.text_fingerprint == lm.text_tokenizer.fingerprint
 
 
+@pytest.mark.parametrize("text", [False, True])
+def test_two_speakers_are_learnt_side_by_side(
+    tmp_path: Path, tokenizer_folder: Path, text: bool
+) -> None:
+    rows = []
+    for number in range(24):
+        asked = [1] * 5 + [number % 8 + 20] * 5 + [1] * 10
+        said = [2] * 12 + [number % 8 + 30] * 6 + [2] * 2
+        split = "valid" if number % 4 == 0 else "train"
+        model = f"{number}.model"
+        rows.append(recording(f"{number}.user", asked, split=split, reply=model))
+        rows.append(recording(model, said, split=split, text="seven"))
+    write_rows(tmp_path / "units", rows)
+    options = [f"layout.options.text={text}", f"layout.text_tokenizer={tokenizer_folder}"]
+    lm = run(tmp_path, "layout.name=duplex", "train.max_steps=60", *options)
+    assert (lm.text_tokenizer is not None) == text
+    assert len(lm.layout.row_ids(lm.vocabulary)) == 2 + text
+
+
 def test_rows_without_text_are_counted_and_said(
     tmp_path: Path, tokenizer_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from speechlm.dialogue.server.access import Access, is_beta
 from speechlm.dialogue.server.guard import Guard
 from speechlm.dialogue.server.limits import LimitedService
 from speechlm.dialogue.server.metrics import Metrics
+from speechlm.dialogue.server.realtime.connection import converse
 from speechlm.dialogue.server.refusal import Refusal
 from speechlm.dialogue.server.settings import ServerSettings
 from speechlm.dialogue.server.uploads import read_json
@@ -178,8 +179,6 @@ class Routes:
         )
 
     async def realtime(self, websocket: WebSocket) -> None:
-        from speechlm.dialogue.server.realtime.connection import converse
-
         beta = is_beta(websocket.headers, websocket.scope["subprotocols"])
         await converse(
             websocket,

@@ -91,8 +91,10 @@ async def _converse(
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await session.close()
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:  # also where the server itself is being stopped
+            await session.close()
 
 
 async def _hear(

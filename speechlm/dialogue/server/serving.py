@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import socket
@@ -107,7 +106,7 @@ class PatientProtocol(H11Protocol):
         self.loop.call_later(HEADER_S, self._watch)
 
 
-def serve(
+async def serve(
     app: Starlette,
     listening: socket.socket,
     *,
@@ -117,7 +116,7 @@ def serve(
     certificate: Path | None = None,
     key: Path | None = None,
 ) -> None:
-    """Run until SIGTERM or Ctrl-C; returns once the last connection is closed.
+    """Serve until SIGTERM or Ctrl-C; returns once the last connection is closed.
 
     Args:
         app: What :func:`speechlm.dialogue.server.app.create_app` gives.
@@ -146,7 +145,7 @@ def serve(
     )
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     server = Server(config, app.state.service, drain_s=drain_s, when_ready=when_ready)
-    asyncio.run(server.serve(sockets=[listening]))
+    await server.serve(sockets=[listening])
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,7 +18,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 
 from realtime_judges import judge_all
-from realtime_server import Client, Served, serving, talking
+from realtime_server import Client, serving, talking
 from tone_service import ToneService
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -52,6 +53,23 @@ def test_a_turn_goes_over_the_wire_and_the_session_ends_with_it() -> None:
                 assert service.num_sessions == 1
             await served.idle()
             assert service.num_sessions == 0
+
+    asyncio.run(run())
+
+
+def test_a_turn_in_the_beta_dialect() -> None:
+    async def run() -> None:
+        async with serving(ToneService(), "beta") as served, talking(served) as client:
+            await client.say("session.update", session={"turn_detection": None, "voice": "alloy"})
+            assert (await client.until("session.updated"))["session"]["turn_detection"] is None
+            await ask(client)
+            delta = await client.until("response.audio.delta")
+            assert len(base64.b64decode(delta["delta"])) == 2 * 2400
+            done = await client.until("response.done")
+            assert done["response"]["modalities"] == ["text", "audio"]
+            kinds = {event["type"] for event in client.events}
+            assert "conversation.item.created" in kinds
+            assert not {"conversation.item.added", "conversation.item.done"} & kinds
 
     asyncio.run(run())
 
@@ -102,6 +120,21 @@ def test_where_no_session_is_free_it_is_said_at_once(dialect: Any) -> None:
                 assert socket.close_code == 1008
             assert service.num_sessions == 1
             assert served.counts.errors == {"session_limit_reached": 1}
+
+    asyncio.run(run())
+
+
+def test_a_session_that_cannot_begin_is_told() -> None:
+    async def run() -> None:
+        async with serving(ToneService(name="broken")) as served:
+            async with connect(served.url) as socket:
+                event = json.loads(await socket.recv())
+                judge_all([event])
+                assert event["error"]["code"] == "session_failed"
+                with pytest.raises(ConnectionClosed):
+                    await socket.recv()
+                assert socket.close_code == 1011
+            await served.idle()
 
     asyncio.run(run())
 
@@ -304,23 +337,30 @@ def test_an_abrupt_end_leaves_nothing(
 
 
 def test_many_connects_and_drops_leave_nothing() -> None:
-    async def one(served: Served) -> None:
-        async with connect(served.url, compression=None) as socket:
-            await socket.recv()
-            socket.transport.abort()
+    async def one(host: str, port: int) -> None:
+        # By hand: a thousand of a whole client would take seconds.
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(
+            b"GET /v1/realtime HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+            b"Sec-WebSocket-Version: 13\r\n\r\n"
+        )
+        await reader.readuntil(b"session.created")
+        writer.transport.abort()
 
     async def run() -> None:
         service = ToneService(max_sessions=1000)
         async with serving(service) as served:
             before = len(asyncio.all_tasks())
+            host, _, port = urlsplit(served.url).netloc.partition(":")
             for _ in range(50):
-                await asyncio.gather(*(one(served) for _ in range(20)))
+                await asyncio.gather(*(one(host, int(port)) for _ in range(20)))
             await served.idle()
             assert service.opened == 1000
             assert service.num_sessions == 0
             assert len(asyncio.all_tasks()) <= before
             gc.collect()
-            assert not [one for one in gc.get_objects() if isinstance(one, Conversation)]
+            assert not [one for one in gc.get_objects() if type(one) is Conversation]
 
     asyncio.run(run())
 

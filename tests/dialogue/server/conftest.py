@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ def small_model(bundle_folder: Path) -> SpeechLM:
 
 
 @pytest.fixture
-def service(small_model: SpeechLM) -> Iterator[LocalService]:
-    service = LocalService(small_model)
-    yield service
-    service.close()
+def service(small_model: SpeechLM) -> LocalService:
+    """Not running yet: ``async with`` starts it."""
+    return LocalService(small_model)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
+from speechlm import SpeechLM
 from speechlm.dialogue.local import LocalService
 from speechlm.dialogue.server.access import Access
 from speechlm.dialogue.server.app import create_app
@@ -28,18 +30,27 @@ from speechlm.dialogue.server.settings import ServerSettings
 TOKEN = "a-token-of-some-length"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 UNITS = [[3, 3, 3, 5, 5, 9, 9, 9, 9, 2] * 6]
-HERE = "ws://127.0.0.1:8000"
+HERE = "http://127.0.0.1:8000"
+SOCKETS = "ws://127.0.0.1:8000"
 Ask = Callable[..., TestClient]
 
 
 @pytest.fixture
-def ask(service: LocalService) -> Ask:
-    def client(access: Access | None = None, **limits: Any) -> TestClient:
-        settings = ServerSettings(model="small", **limits)
-        app = create_app(service, settings, access or Access())
-        return TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
+def ask(small_model: SpeechLM) -> Iterator[Ask]:
+    """Makes clients of servers of the small bundle, each with a service of its own."""
+    with ExitStack() as stack:
 
-    return client
+        def client(access: Access | None = None, **limits: Any) -> TestClient:
+            service = LocalService(small_model, name="small")
+            app = create_app(service, ServerSettings(model="small", **limits), access or Access())
+            client = TestClient(app, base_url=HERE, raise_server_exceptions=False)
+            # Service and requests share a loop, as they do in a server.
+            stack.enter_context(client)
+            assert client.portal is not None
+            stack.enter_context(client.portal.wrap_async_context_manager(service))
+            return client
+
+        yield client
 
 
 def error_of(response: Any) -> tuple[int, str]:
@@ -51,11 +62,12 @@ def error_of(response: Any) -> tuple[int, str]:
 
 
 def test_models_are_listed_as_openai_lists_them(ask: Ask) -> None:
-    listed = ask().get("/v1/models").json()
+    client = ask()
+    listed = client.get("/v1/models").json()
     assert listed["object"] == "list"
     assert [one["id"] for one in listed["data"]] == ["small"]
-    assert ask().get("/v1/models/small").json() == listed["data"][0]
-    assert error_of(ask().get("/v1/models/large")) == (404, "model_not_found")
+    assert client.get("/v1/models/small").json() == listed["data"][0]
+    assert error_of(client.get("/v1/models/large")) == (404, "model_not_found")
 
 
 def test_health_runs_a_frame_and_counts_sessions(ask: Ask) -> None:
@@ -73,9 +85,10 @@ def test_health_is_bad_once_the_server_drains(ask: Ask) -> None:
 
 
 def test_unknown_addresses_and_methods_are_refused_in_the_same_shape(ask: Ask) -> None:
-    assert error_of(ask().get("/v1/completions")) == (404, "unknown_url")
-    assert error_of(ask().get("/v1/audio/speech")) == (405, "method_not_allowed")
-    assert error_of(ask().get("/static/../app.py")) == (404, "unknown_url")
+    client = ask()
+    assert error_of(client.get("/v1/completions")) == (404, "unknown_url")
+    assert error_of(client.get("/v1/audio/speech")) == (405, "method_not_allowed")
+    assert error_of(client.get("/static/../app.py")) == (404, "unknown_url")
 
 
 def test_without_the_token_nothing_but_the_page_and_health_is_had(ask: Ask) -> None:
@@ -92,7 +105,10 @@ def test_without_the_token_nothing_but_the_page_and_health_is_had(ask: Ask) -> N
 @pytest.mark.parametrize("path", ["/v1/realtime?model=small", "/api/chat"])
 def test_a_websocket_without_the_token_is_refused_before_it_opens(ask: Ask, path: str) -> None:
     client = ask(Access(tokens=(TOKEN,)))
-    with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect(HERE + path):
+    with (
+        pytest.raises(WebSocketDenialResponse) as refused,
+        client.websocket_connect(SOCKETS + path),
+    ):
         pass
     assert error_of(refused.value) == (401, "invalid_api_key")
 
@@ -101,7 +117,7 @@ def test_a_websocket_of_another_page_is_refused(ask: Ask) -> None:
     headers = {"Origin": "https://elsewhere.example"}
     with (
         pytest.raises(WebSocketDenialResponse) as refused,
-        ask().websocket_connect(HERE + "/v1/realtime", headers=headers),
+        ask().websocket_connect(SOCKETS + "/v1/realtime", headers=headers),
     ):
         pass
     assert error_of(refused.value) == (403, "origin_not_allowed")
@@ -144,9 +160,10 @@ def test_units_are_read_aloud_in_every_format(ask: Ask, format: str) -> None:
 
 
 def test_speech_as_events_is_the_same_speech(ask: Ask) -> None:
+    client = ask()
     body = {"input": {"units": UNITS}, "response_format": "pcm", "voice": "alloy", "model": "x"}
-    plain = ask().post("/v1/audio/speech", json=body).content
-    response = ask().post("/v1/audio/speech", json={**body, "stream_format": "sse"})
+    plain = client.post("/v1/audio/speech", json=body).content
+    response = client.post("/v1/audio/speech", json={**body, "stream_format": "sse"})
     assert response.headers["content-type"].startswith("text/event-stream")
     lines = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
     *deltas, done = map(json.loads, lines)
@@ -227,7 +244,7 @@ def test_client_secrets_of_other_shapes_are_refused(ask: Ask, body: dict[str, An
 
 
 def test_moshis_protocol_tells_clients_of_other_bundles_what_to_use(ask: Ask) -> None:
-    with ask().websocket_connect(HERE + "/api/chat") as socket:
+    with ask().websocket_connect(SOCKETS + "/api/chat") as socket:
         message = socket.receive_bytes()
         assert message[:1] == b"\x05"
         assert b"use /v1/realtime" in message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,10 +16,11 @@ from speechlm.dialogue.server.limits import LimitedService
 from speechlm.dialogue.server.metrics import Metrics
 from speechlm.dialogue.server.settings import ServerSettings
 from speechlm.dialogue.service import Busy, SpeechRequest
-from speechlm.dialogue.settings import SessionSettings
+from speechlm.dialogue.settings import SessionSettings, TurnSettings
 from speechlm.errors import InputError
 
 SESSION = SessionSettings()
+Within = Callable[..., None]
 
 
 @pytest.fixture
@@ -28,11 +29,19 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def limited(service: LocalService, metrics: Metrics) -> Callable[..., LimitedService]:
-    def make(**limits: Any) -> LimitedService:
-        return LimitedService(service, ServerSettings(model="small", **limits), metrics)
+def within(service: LocalService, metrics: Metrics) -> Within:
+    """Runs a test with a service of so many places."""
 
-    return make
+    def run(test: Callable[[LimitedService], Awaitable[None]], **limits: Any) -> None:
+        settings = ServerSettings(model="small", **limits)
+
+        async def start() -> None:
+            async with service:
+                await test(LimitedService(service, settings, metrics))
+
+        asyncio.run(start())
+
+    return run
 
 
 async def settle() -> None:
@@ -41,10 +50,9 @@ async def settle() -> None:
 
 
 def test_one_more_than_there_are_places_is_refused_at_once(
-    limited: Callable[..., LimitedService], metrics: Metrics
+    within: Within, metrics: Metrics
 ) -> None:
-    async def run() -> None:
-        service = limited(max_sessions=2)
+    async def test(service: LimitedService) -> None:
         first, second = await service.open(SESSION), await service.open(SESSION)
         with pytest.raises(Busy, match="all 2 sessions are taken") as busy:
             await service.open(SESSION)
@@ -60,12 +68,11 @@ def test_one_more_than_there_are_places_is_refused_at_once(
         await third.close()
         assert service.num_sessions == 0
 
-    asyncio.run(run())
+    within(test, max_sessions=2)
 
 
-def test_who_waits_is_let_in_in_order(limited: Callable[..., LimitedService]) -> None:
-    async def run() -> None:
-        service = limited(max_sessions=1, queue_size=2)
+def test_who_waits_is_let_in_in_order(within: Within) -> None:
+    async def test(service: LimitedService) -> None:
         first = await service.open(SESSION)
         order: list[str] = []
 
@@ -84,12 +91,11 @@ def test_who_waits_is_let_in_in_order(limited: Callable[..., LimitedService]) ->
         assert order == ["second", "third"]
         assert (service.num_sessions, service.num_waiting) == (0, 0)
 
-    asyncio.run(run())
+    within(test, max_sessions=1, queue_size=2)
 
 
-def test_who_waits_too_long_is_told_its_place(limited: Callable[..., LimitedService]) -> None:
-    async def run() -> None:
-        service = limited(max_sessions=1, queue_size=5, queue_s=0.02)
+def test_who_waits_too_long_is_told_its_place(within: Within) -> None:
+    async def test(service: LimitedService) -> None:
         first = await service.open(SESSION)
         with pytest.raises(Busy, match=r"within 0.02 s; .* from place 1 of the queue to 1"):
             await service.open(SESSION)
@@ -97,14 +103,13 @@ def test_who_waits_too_long_is_told_its_place(limited: Callable[..., LimitedServ
         await first.close()
         await (await service.open(SESSION)).close()
 
-    asyncio.run(run())
+    within(test, max_sessions=1, queue_size=5, queue_s=0.02)
 
 
 def test_who_leaves_the_queue_takes_no_place_with_it(
-    limited: Callable[..., LimitedService],
+    within: Within,
 ) -> None:
-    async def run() -> None:
-        service = limited(max_sessions=1, queue_size=5)
+    async def test(service: LimitedService) -> None:
         first = await service.open(SESSION)
         left, gone = (asyncio.create_task(service.open(SESSION)) for _ in range(2))
         await settle()
@@ -117,14 +122,13 @@ def test_who_leaves_the_queue_takes_no_place_with_it(
         await asyncio.gather(left, gone, return_exceptions=True)
         assert (service.num_sessions, service.num_waiting) == (0, 0)
 
-    asyncio.run(run())
+    within(test, max_sessions=1, queue_size=5)
 
 
 def test_a_draining_service_lets_nobody_in_and_sends_the_queue_away(
-    limited: Callable[..., LimitedService],
+    within: Within,
 ) -> None:
-    async def run() -> None:
-        service = limited(max_sessions=1, queue_size=5)
+    async def test(service: LimitedService) -> None:
         first = await service.open(SESSION)
         waiting = asyncio.create_task(service.open(SESSION))
         await settle()
@@ -137,14 +141,13 @@ def test_a_draining_service_lets_nobody_in_and_sends_the_queue_away(
         await first.close()
         assert service.num_sessions == 0
 
-    asyncio.run(run())
+    within(test, max_sessions=1, queue_size=5)
 
 
 def test_reading_aloud_takes_a_place_until_it_is_over_or_given_up(
-    limited: Callable[..., LimitedService],
+    within: Within,
 ) -> None:
-    async def run() -> None:
-        service = limited(max_sessions=1)
+    async def test(service: LimitedService) -> None:
         sound = service.speak(SpeechRequest(units=((1, 2, 3) * 20,)))
         assert len(await anext(sound))
         assert service.answering
@@ -156,16 +159,15 @@ def test_reading_aloud_takes_a_place_until_it_is_over_or_given_up(
             await anext(service.speak(SpeechRequest(units=((10**6,),))))
         assert service.num_sessions == 0
 
-    asyncio.run(run())
+    within(test, max_sessions=1)
 
 
 def test_a_session_that_cannot_be_opened_takes_no_place(
-    limited: Callable[..., LimitedService],
+    within: Within,
 ) -> None:
-    async def run() -> None:
-        service = limited(max_sessions=1)
+    async def test(service: LimitedService) -> None:
         with pytest.raises(InputError):
-            await service.open(SessionSettings(voice="nobody"))
+            await service.open(SessionSettings(turns=TurnSettings(policy="none")))
         assert service.num_sessions == 0
 
-    asyncio.run(run())
+    within(test, max_sessions=1)

@@ -19,6 +19,7 @@ from speechlm.dialogue.messages import (
     Command,
     DeleteItem,
     Failed,
+    Respond,
     ResponseEnded,
     SpeechStarted,
     Truncate,
@@ -33,6 +34,7 @@ from speechlm.dialogue.server.realtime.outbox import Outbox, SlowClientError
 from speechlm.dialogue.server.realtime.state import error_event
 from speechlm.dialogue.server.settings import ServerSettings
 from speechlm.dialogue.service import Busy, DialogueService, Session
+from speechlm.errors import SpeechLMError
 
 AHEAD_S = 1.0
 """Sound that the session may have waiting; the rest waits here, where it can be dropped."""
@@ -99,12 +101,10 @@ async def converse(
     try:
         opened = await _open(websocket, service, configuration)
     except Busy as busy:
-        metrics.error(busy.code)
-        refusal = error_event(busy.code, str(busy), kind=busy.code)
-        with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
-            async with asyncio.timeout(FAREWELL_S):
-                await websocket.send_text(json.dumps(refusal))
-                await websocket.close(1008, busy.code)
+        await _refuse(websocket, metrics, busy, busy.code, busy.code, 1008)
+        return
+    except SpeechLMError as error:
+        await _refuse(websocket, metrics, error, "session_failed", "server_error", 1011)
         return
     if opened is None:
         return
@@ -116,6 +116,16 @@ async def converse(
         # Before the farewell: a client that is slow to take it shall not hold a session.
         await session.close()
     await connection.close(ending)
+
+
+async def _refuse(
+    websocket: WebSocket, metrics: Metrics, error: Exception, code: str, kind: str, close: int
+) -> None:
+    metrics.error(code)
+    with suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+        async with asyncio.timeout(FAREWELL_S):
+            await websocket.send_text(json.dumps(error_event(code, str(error), kind=kind)))
+            await websocket.close(close, code)
 
 
 async def _open(
@@ -136,7 +146,7 @@ async def _open(
     finally:
         if not opening.done():
             opening.cancel()
-            with suppress(asyncio.CancelledError, Busy):
+            with suppress(asyncio.CancelledError, SpeechLMError):
                 # It may have come in the last moment.
                 await (await opening).close()
 
@@ -269,8 +279,9 @@ class _Connection:
     # --- helpers ---
 
     def _queue(self, command: Command) -> None:
-        if isinstance(command, Cancel | Truncate | DeleteItem):
-            # What stops something does not wait behind sound.
+        # What stops something does not wait behind sound, unless that is still to begin.
+        stops = isinstance(command, Cancel | Truncate | DeleteItem)
+        if stops and not self._inbox.holds(Respond):
             self._session.send(command)
             return
         rate = self._conversation.configuration.input_format.rate

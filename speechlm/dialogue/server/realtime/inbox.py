@@ -72,6 +72,10 @@ class Inbox:
             self.num_others -= 1
         return command
 
+    def holds(self, kind: type[Command]) -> bool:
+        """Whether a command of that kind waits."""
+        return any(isinstance(command, kind) for command in self._waiting)
+
     def sent_at(self, heard_at: int) -> int:
         """The sample of the client's count that the session's is."""
         place = bisect_right(self._gaps_at, heard_at)
