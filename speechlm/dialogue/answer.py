@@ -242,6 +242,7 @@ class Answer:
             "policy_wait": None if self._policy_wait_s is None else 1000 * self._policy_wait_s,
             "decision_to_units": since(self._first_units),
             "decision_to_audio": since(self._first_sound),
+            "frame": round(1000 / self._rate, 3),
             **frames,
             "interruption_wait": until_now(self._held_since),
             "cancel_delay": until_now(self._asked_to_stop),
