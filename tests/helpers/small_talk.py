@@ -33,7 +33,7 @@ BRIEF_S = 1.2
 
 @functools.cache
 def talker() -> SpeechLM:
-    """It answers with ever other noises, which never end by themselves. Do not change it."""
+    """It answers with ever other noises. Do not change it."""
     whole = small_bundle()
     decoder = Decoder(whole.lm.decoder.config)
     weights = whole.lm.decoder.state_dict()
@@ -45,11 +45,11 @@ def talker() -> SpeechLM:
 
 
 def settings(**changes: Any) -> SessionSettings:
-    """16 kHz, answers of a second drawn at random."""
+    """16 kHz; answers are drawn at random and do not end before their longest, about a second."""
     shown: dict[str, Any] = dict(
         input_rate=RATE,
         output_rate=RATE,
-        sampling=SamplingConfig(temperature=1.0),
+        sampling=SamplingConfig(temperature=0.5),
         max_answer_s=BRIEF_S,
     )
     return SessionSettings(**{**shown, **changes})
