@@ -22,7 +22,7 @@ from speechlm.dialogue.resampling import StreamResampler
 from speechlm.dialogue.settings import SessionSettings
 from speechlm.dialogue.watchdog import Watchdog
 from speechlm.generation.engine import Drawn
-from speechlm.generation.rendering import Rendering
+from speechlm.generation.rendering import Piece, Rendering
 from speechlm.layouts.grid import Prompt
 
 MOST_TEXT = 512
@@ -115,26 +115,30 @@ class Answer:
             self._steps_s.append(now - self._last_column)
         self._last_column = now
         piece = self._rendering.push(drawn.column)
+        if piece is not None:
+            self._take(piece)
         if drawn.finished:
-            piece = self._rendering.finish()
-        if piece is None:
-            return
+            self._end_drawing("completed", None)
+        elif piece is not None and self._is_enough(piece):
+            self._end_drawing("incomplete", "max_output_tokens")
+        self.let_out()
+
+    def _take(self, piece: Piece) -> None:
         self.item.codes = self._rendering.codes
         if piece.text:
             self._emit(Text(response_id=self.response_id, item_id=self.item.id, delta=piece.text))
         if self._settings.modality == "audio":
             self._ready = torch.cat([self._ready, self._to_output.push(piece.sound)])
-        if drawn.finished:
-            self._end_drawing("completed", None)
-        elif (why := self._watchdog.why(self._rendering.codes, piece.sound)) is not None:
-            self._why = why
-            self._end_drawing("incomplete", "max_output_tokens")
-        elif (
-            self._rendering.codes.shape[1] >= self._settings.max_answer_s * self._rate
+
+    def _is_enough(self, piece: Piece) -> bool:
+        """Whether the answer ends here, whatever the LM would go on to say."""
+        codes = self._rendering.codes
+        self._why = self._watchdog.why(codes, piece.sound)
+        return (
+            self._why is not None
+            or codes.shape[1] >= self._settings.max_answer_s * self._rate
             or self._rendering.num_columns >= self._most_columns
-        ):
-            self._end_drawing("incomplete", "max_output_tokens")
-        self.let_out()
+        )
 
     def let_out(self) -> None:
         """Say as much sound as is due."""
@@ -202,6 +206,7 @@ class Answer:
     def _end_drawing(self, status: str, reason: str | None) -> None:
         self.drawing = False
         self._status = status, reason
+        self._take(self._rendering.finish())
         self.heard_text = self._rendering.heard
         if self._settings.modality == "audio":
             self._ready = torch.cat([self._ready, self._to_output.finish()])

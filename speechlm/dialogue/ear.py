@@ -221,7 +221,9 @@ class Ear:
     @property
     def turn_s(self) -> float:
         """Length of the open turn so far, s."""
-        return self._past.end / self._tokenizer.sample_rate - self.start_s
+        if self._utterance is None:
+            return 0.0
+        return (self._num_taken + self._num_ahead) / self.input_rate - self.start_s
 
     @property
     def speech(self) -> tuple[float, float] | None:

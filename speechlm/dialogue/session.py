@@ -309,7 +309,7 @@ class TurnSession:
         self._ear.catch_up()
         if self._turn_id is not None:
             self._end_turn()
-        elif self.settings.turns is not None or self._ear.turn_s < LEAST_TURN_S:
+        elif self.settings.turns is not None or self._ear.turn_s < LEAST_TURN_S - 1e-6:
             heard_s = 0.0 if self.settings.turns is not None else self._ear.turn_s
             self._refuse(
                 "Commit",
