@@ -25,12 +25,19 @@ from speechlm.generation.engine import Drawn
 from speechlm.generation.rendering import Rendering
 from speechlm.layouts.grid import Prompt
 
+MOST_TEXT = 512
+"""Columns that an answer may hold beside its units."""
 PIECE_S = 0.08
 """Sound that is due is let out in pieces of at most this length."""
 
 
+def whole_frames(duration_s: float, frame_rate: float) -> int:
+    """Frames of units that a stretch of sound holds whole; a rounding error costs none."""
+    return max(0, int(duration_s * frame_rate + 1e-6))
+
+
 class Answer:
-    """What comes of one request; says ResponseStarted at once."""
+    """What comes of one request, once it has begun."""
 
     def __init__(
         self,
@@ -40,17 +47,15 @@ class Answer:
         emit: Callable[[Event], None],
         clock: Callable[[], float],
         prompt: Prompt,
-        ticket: int,
         response_id: str,
         item: Item,
-        previous_item_id: str | None,
         num_asked: int,
         policy_wait_s: float | None,
-        backlog: Callable[[], float],
     ) -> None:
         self.response_id = response_id
         self.item = item
-        self.tickets: tuple[int, ...] = (ticket,)
+        self.tickets: tuple[int, ...] = ()
+        """What the engine is drawing for it."""
         self.over = False
         """Whether ResponseEnded was said."""
         self.sent_s = 0.0
@@ -62,15 +67,16 @@ class Answer:
         self._emit = emit
         self._clock = clock
         self._num_asked = num_asked
-        self._backlog = backlog
         self._rate = model.tokenizer.frame_rate
+        most_units = settings.max_answer_s * self._rate * model.tokenizer.num_codebooks
+        self._most_columns = most_units + MOST_TEXT
+        """An LM that writes without end never comes to speak."""
         speaker = settings.voice or model.reply_voice
         self._rendering = Rendering(model.lm, model.vocoder, prompt, speaker)
         self._to_output = StreamResampler(model.vocoder.sample_rate, settings.output_rate)
         self._watchdog = Watchdog(self._rate, model.vocoder.sample_rate)
         self._ready = torch.zeros(0)
         """Rendered and not let out yet, at the output's rate."""
-        self._num_rendered = 0
         self.drawing = True
         """Whether it needs more columns."""
         self._status: tuple[str, str | None] = ("completed", None)
@@ -85,12 +91,16 @@ class Answer:
         self._held_since: float | None = None
         self._asked_to_stop: float | None = None
         self._why: str | None = None
-        emit(
+
+    def begin(self, tickets: tuple[int, ...], previous_item_id: str | None) -> None:
+        """The engine draws it from now on; says ResponseStarted."""
+        self.tickets = tickets
+        self._emit(
             ResponseStarted(
-                response_id=response_id,
-                item_id=item.id,
+                response_id=self.response_id,
+                item_id=self.item.id,
                 previous_item_id=previous_item_id,
-                modality=settings.modality,
+                modality=self._settings.modality,
             )
         )
 
@@ -112,7 +122,6 @@ class Answer:
         self.item.codes = self._rendering.codes
         if piece.text:
             self._emit(Text(response_id=self.response_id, item_id=self.item.id, delta=piece.text))
-        self._num_rendered += len(piece.sound)
         if self._settings.modality == "audio":
             self._ready = torch.cat([self._ready, self._to_output.push(piece.sound)])
         if drawn.finished:
@@ -120,7 +129,10 @@ class Answer:
         elif (why := self._watchdog.why(self._rendering.codes, piece.sound)) is not None:
             self._why = why
             self._end_drawing("incomplete", "max_output_tokens")
-        elif self._rendering.codes.shape[1] >= self._settings.max_answer_s * self._rate:
+        elif (
+            self._rendering.codes.shape[1] >= self._settings.max_answer_s * self._rate
+            or self._rendering.num_columns >= self._most_columns
+        ):
             self._end_drawing("incomplete", "max_output_tokens")
         self.let_out()
 
@@ -132,7 +144,7 @@ class Answer:
         while len(self._ready):
             now = self._clock()
             lead_s = self._settings.lead_s
-            if lead_s and self._heard_until - now > lead_s:
+            if lead_s and self._heard_until - now - lead_s > 1e-6:
                 return
             count = round(PIECE_S * rate) if lead_s else len(self._ready)
             piece, self._ready = self._ready[:count], self._ready[count:]
@@ -178,8 +190,10 @@ class Answer:
             asked: When what stops it came, on the clock.
         """
         self._asked_to_stop = asked
-        heard_s = self.sent_s - max(0.0, self._heard_until - self._clock())
-        self.item.codes = self.item.codes[:, : max(0, int(heard_s * self._rate))]
+        if self._settings.modality == "audio":  # text is read as it comes
+            heard_s = self.sent_s - max(0.0, self._heard_until - self._clock())
+            self.item.codes = self.item.codes[:, : whole_frames(heard_s, self._rate)]
+        self.heard_text = self.heard_text or self._rendering.heard
         self.truncated = True
         self._ready = self._ready[:0]
         if not self.over:
@@ -230,7 +244,6 @@ class Answer:
             "decision_to_audio": since(self._first_sound),
             "frame": round(1000 / self._rate, 3),
             **frames,
-            "backlog": 1000 * self._backlog(),
             "interruption_wait": until_now(self._held_since),
             "cancel_delay": until_now(self._asked_to_stop),
             "watchdog": self._why,

@@ -9,7 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from speechlm.bundle import SpeechLM
-from speechlm.dialogue.messages import Command, Event, Failed, Hear, Samples
+from speechlm.dialogue.messages import (
+    Command,
+    Configure,
+    Event,
+    Failed,
+    Hear,
+    Samples,
+    TurnMeasured,
+)
 from speechlm.dialogue.oneshot import can_speak_text, can_transcribe
 from speechlm.dialogue.service import BundleInfo, Busy, SpeechRequest
 from speechlm.dialogue.settings import SessionSettings
@@ -87,6 +95,8 @@ class Conversation:
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._waiting = 0
         """Samples sent and not heard yet."""
+        self._silent = True
+        """Whether no sound was sent yet."""
         self._open = True
         self.opened: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
@@ -102,6 +112,9 @@ class Conversation:
         if self._open:
             if isinstance(command, Hear):
                 self._waiting += len(command.samples)
+                self._silent = False
+            elif isinstance(command, Configure) and self._silent:
+                self._rate = command.settings.input_rate
             self._send((self._name, command))
 
     async def events(self) -> AsyncIterator[Event]:
@@ -128,6 +141,10 @@ class Conversation:
             if isinstance(message, Failed):
                 self._open = False
                 self._forget(self._name)
+                if not self.opened.done():
+                    self.opened.set_exception(Busy(message.message, "worker_unavailable"))
+            elif isinstance(message, TurnMeasured):
+                message.figures["backlog"] = round(1000 * self.backlog_s, 3)
             self._events.put_nowait(message)
 
 
@@ -157,7 +174,7 @@ class Conversations:
         self._max_sessions = max_sessions
         self._numbers = itertools.count(1)
         self._sessions: dict[str, Conversation] = {}
-        self._works: dict[str, asyncio.Queue[Done]] = {}
+        self._works: dict[str, asyncio.Queue[Done | Busy]] = {}
         self._probe: asyncio.Future[str | None] | None = None
 
     @property
@@ -217,12 +234,14 @@ class Conversations:
     async def _work(self, message: Speak | WriteDown) -> AsyncIterator[Samples | str]:
         self._check_ready()
         name = f"work_{next(self._numbers)}"
-        done: asyncio.Queue[Done] = asyncio.Queue()
+        done: asyncio.Queue[Done | Busy] = asyncio.Queue()
         self._works[name] = done
         self._send((name, message))
         try:
             while True:
                 said = await done.get()
+                if isinstance(said, Busy):
+                    raise said
                 if said.error is not None:
                     raise InputError(said.error)
                 if said.piece is None:
@@ -255,7 +274,9 @@ class Conversations:
         for session in list(self._sessions.values()):
             session.take(Failed(code=code, message=message))
         for done in self._works.values():
-            done.put_nowait(Done(error=message))
+            done.put_nowait(Busy(message, "worker_unavailable"))
+        if self._probe is not None and not self._probe.done():
+            self._probe.set_result(message)
 
     def _forget(self, name: str) -> None:
         self._sessions.pop(name, None)

@@ -29,9 +29,40 @@ MAX_TURN_S = 60.0
 WINDOW_S = WINDOW / SAMPLE_RATE
 RECENT_S = 8.0
 """Sound that is kept for policies that hear it."""
-FEED_S = 0.08
-"""The tokenizer gets a turn's sound in pieces of about this length, and the rest when units are
-asked for: a call costs more than what a network's packet holds."""
+PAST_S = 2.0
+"""Sound that is kept before a turn: before speech is noticed it has gone on for a while."""
+
+
+class _Tail:
+    """The newest sound of a stream, with its place in it."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        """Samples that are kept, at least."""
+        self.end = 0
+        """Samples that came."""
+        self._parts: deque[Tensor] = deque()
+        self._held = 0
+
+    @property
+    def start(self) -> int:
+        """The first sample that is kept."""
+        return self.end - self._held
+
+    def push(self, samples: Tensor) -> None:
+        self._parts.append(samples)
+        self.end += len(samples)
+        self._held += len(samples)
+        while self._held - len(self._parts[0]) >= self.length:
+            self._held -= len(self._parts.popleft())
+
+    def since(self, start: int) -> Tensor:
+        """From a sample on, or from the first that is kept."""
+        return torch.cat([torch.zeros(0), *self._parts])[max(0, start - self.start) :]
+
+    def clear(self) -> None:
+        self._parts.clear()
+        self._held = 0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,36 +72,21 @@ class _Utterance:
     start: int
     """First sample, at the tokenizer's rate on the session's clock."""
     stream: TokenizerStream
-    codes: list[Tensor]
+    codes: deque[Tensor] = field(default_factory=deque)
     first_frame: int = 0
     """Of what is kept."""
+    num_frames: int = 0
+    """That came, those included that are not kept."""
     speech: tuple[float, float] | None = None
     """From and to, s on the session's clock."""
-    waiting: list[Tensor] = field(default_factory=list)
-    """What the tokenizer was not given yet."""
     sound: Tensor = field(default_factory=lambda: torch.zeros(0))
     """What does not fill a block of loudness yet."""
-    energies: list[float] = field(default_factory=list)
-    """Of each block since ``start``."""
-
-
-class _Tail:
-    """The last samples of a stream; joined only when they are read."""
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-        self._pieces: deque[Tensor] = deque()
-        self._count = 0
-
-    def push(self, samples: Tensor) -> None:
-        self._pieces.append(samples)
-        self._count += len(samples)
-        while self._count - len(self._pieces[0]) >= self._length:
-            self._count -= len(self._pieces.popleft())
-
-    def read(self) -> Tensor:
-        """float32 [T], T <= length."""
-        return torch.cat([torch.zeros(0), *self._pieces])[-self._length :]
+    energies: deque[float] = field(
+        default_factory=lambda: deque(maxlen=round((MAX_TURN_S + PAST_S) / BLOCK_S))
+    )
+    """Of each block, the newest last."""
+    num_blocks: int = 0
+    """Of which the loudness was taken, those included that are not kept."""
 
 
 class Ear:
@@ -82,68 +98,110 @@ class Ear:
     def __init__(self, tokenizer: AudioTokenizer, input_rate: int, threshold: float) -> None:
         self.input_rate = input_rate
         self.threshold = threshold
-        self.heard_s = 0.0
-        """Until the end of the last window."""
-        self.speech_s = 0.0
-        """How long speech has gone on without a pause; 0 in silence."""
-        self.silence_s = 0.0
-        """How long silence has; 0 in speech."""
         self.num_samples = 0
-        """Heard, at the input's rate."""
+        """That came, at the input's rate."""
         self._tokenizer = tokenizer
+        self._loudness_block = round(BLOCK_S * tokenizer.sample_rate)
+        self._held = torch.zeros(0)
+        """What does not complete a window yet."""
+        self._num_taken = 0
+        """Samples before it."""
+        self._num_ahead = 0
+        """Of it, that the open turn was given already."""
         self._to_detector = StreamResampler(input_rate, SAMPLE_RATE)
         self._to_tokenizer = StreamResampler(input_rate, tokenizer.sample_rate)
         self._detector = SpeechDetector()
+        self._num_windows = self._num_speech = self._num_silent = 0
         self._recent = _Tail(round(RECENT_S * SAMPLE_RATE))
-        """For policies, at 16 kHz, up to the last sample that came."""
-        # Before speech is noticed it has gone on for a while.
-        self._past = _Tail(round((2 + MARGIN_S) * tokenizer.sample_rate))
-        """Before a turn, at the tokenizer's rate."""
-        self._past_end = 0
+        """For policies, at 16 kHz."""
+        self._past = _Tail(0)
+        """At the tokenizer's rate."""
+        self.keep(0.0)
         self._utterance: _Utterance | None = None
 
     @property
-    def now(self) -> int:
-        """The end of the last window, samples at the input's rate."""
-        return self.at(self.heard_s)
+    def heard_s(self) -> float:
+        """Until the end of the last window, s on the session's clock."""
+        return self._num_windows * WINDOW_S
+
+    @property
+    def speech_s(self) -> float:
+        """How long speech has gone on without a pause; 0 in silence."""
+        return self._num_speech * WINDOW_S
+
+    @property
+    def silence_s(self) -> float:
+        """How long silence has; 0 in speech."""
+        return self._num_silent * WINDOW_S
 
     def at(self, time_s: float) -> int:
         """A time on the session's clock, samples at the input's rate."""
         return max(0, round(time_s * self.input_rate))
 
+    def keep(self, before_s: float) -> None:
+        """Keep so much sound at least that a turn may begin with."""
+        self._past.length = round((max(PAST_S, before_s) + MARGIN_S) * self._tokenizer.sample_rate)
+
     def push(self, samples: Tensor) -> Iterator[float]:
-        """Take float32 [n]; give the probability of speech at each window, once it was heard."""
+        """Take float32 [n]; give the probability of speech at each window, once it was heard.
+
+        At each window no more was taken in than what completes it: so what comes of a window
+        does not depend on how much came at once.
+        """
         self.num_samples += len(samples)
-        resampled = self._to_detector.push(samples)
-        same = self._tokenizer.sample_rate == SAMPLE_RATE
-        self._take(resampled if same else self._to_tokenizer.push(samples))
-        self._recent.push(resampled)
-        for probability in self._detector.push(resampled):
-            self.heard_s += WINDOW_S
-            speaks = self.speech_s > 0
-            if probability >= self.threshold - HYSTERESIS * speaks:
-                self.speech_s += WINDOW_S
-                self.silence_s = 0.0
-                if self._utterance is not None:
-                    begin = self.heard_s - WINDOW_S
-                    first = begin if self._utterance.speech is None else self._utterance.speech[0]
-                    self._utterance.speech = (first, self.heard_s)
-            else:
-                self.silence_s += WINDOW_S
-                self.speech_s = 0.0
+        self._held = torch.cat([self._held, samples])
+        while len(self._held) >= (count := self._next_window() - self._num_taken):
+            part, self._held = self._held[:count], self._held[count:].clone()
+            self._num_taken += count
+            self._take(part[self._num_ahead :])
+            self._num_ahead = 0
+            resampled = self._to_detector.push(part)
+            self._recent.push(resampled)
+            (probability,) = self._detector.push(resampled)
+            self._notice(probability)
             yield probability
 
-    def begin(self, start_s: float, onset_s: float | None = None) -> None:
-        """Open a turn that began at ``start_s``, as far back as sound is kept; speech was heard
-        since ``onset_s``."""
+    def catch_up(self) -> None:
+        """Give the open turn what came since the last window: it may end here."""
+        self._take(self._held[self._num_ahead :])
+        self._num_ahead = len(self._held)
+
+    def _next_window(self) -> int:
+        """Samples in all that the next window needs."""
+        whole = -(-(self._num_windows + 1) * WINDOW * self.input_rate // SAMPLE_RATE)
+        return whole + self._to_detector.delay
+
+    def _notice(self, probability: float) -> None:
+        """Count a window as speech or as silence."""
+        begin_s = self.heard_s
+        self._num_windows += 1
+        if probability >= self.threshold - HYSTERESIS * (self._num_speech > 0):
+            self._num_speech += 1
+            self._num_silent = 0
+            if self._utterance is not None:
+                first = begin_s if self._utterance.speech is None else self._utterance.speech[0]
+                self._utterance.speech = (first, self.heard_s)
+        else:
+            self._num_silent += 1
+            self._num_speech = 0
+
+    def begin(self, start_s: float | None = None, onset_s: float | None = None) -> None:
+        """Open a turn that began at ``start_s``, as far back as sound is kept, or that begins
+        now; speech was heard since ``onset_s``."""
         rate = self._tokenizer.sample_rate
-        past = self._past.read()
-        oldest = self._past_end - len(past)
-        start = min(max(round(start_s * rate), oldest), self._past_end)
-        self._utterance = _Utterance(start=start, stream=self._tokenizer.stream(), codes=[])
+        start = self._past.end if start_s is None else round(start_s * rate)
+        start = min(max(start, self._past.start), self._past.end)
+        self._utterance = _Utterance(start=start, stream=self._tokenizer.stream())
         if onset_s is not None:
             self._utterance.speech = (onset_s, self.heard_s)
-        self._utterance.waiting.append(past[start - oldest :])
+        self._feed(self._past.since(start))
+
+    def forget(self) -> None:
+        """Forget the turn, and that there ever was sound before now."""
+        self.drop()
+        self._past.clear()
+        self._recent.clear()
+        self._num_speech = 0
 
     def drop(self) -> None:
         """Forget the turn."""
@@ -155,11 +213,15 @@ class Ear:
         return self._utterance is not None
 
     @property
+    def start_s(self) -> float:
+        """Where the open turn began, s on the clock; now where there is none."""
+        start = self._past.end if self._utterance is None else self._utterance.start
+        return start / self._tokenizer.sample_rate
+
+    @property
     def turn_s(self) -> float:
         """Length of the open turn so far, s."""
-        if self._utterance is None:
-            return 0.0
-        return (self._past_end - self._utterance.start) / self._tokenizer.sample_rate
+        return self._past.end / self._tokenizer.sample_rate - self.start_s
 
     @property
     def speech(self) -> tuple[float, float] | None:
@@ -169,46 +231,54 @@ class Ear:
     def units(self) -> Tensor:
         """Of the open turn so far, from a little before speech to a little after, int64 [K, F]."""
         utterance = self._utterance
-        if utterance is not None:
-            self._feed(utterance)
         if utterance is None or not utterance.codes:
             return torch.zeros(self._tokenizer.num_codebooks, 0, dtype=torch.int64)
-        codes = torch.cat(utterance.codes, dim=1)
-        if utterance.speech is None or getattr(self._tokenizer, "variable_rate", False):
+        codes = torch.cat([*utterance.codes], dim=1)
+        if utterance.speech is None or self._variable_rate:
             return codes
-        start_s = utterance.start / self._tokenizer.sample_rate
-        begin_s, end_s = self._speech_by_loudness(utterance)
-        first, last = (
-            round((time_s - start_s) * self._tokenizer.frame_rate) - utterance.first_frame
-            for time_s in (begin_s - MARGIN_S, end_s + MARGIN_S)
-        )
+        first, last = (at - utterance.first_frame for at in self._frames_of_speech(utterance))
         return codes[:, max(0, first) : max(0, last)]
 
     def wave(self) -> Tensor:
         """Of the open turn, its last seconds at 16 kHz, float32 [T]."""
-        return self._recent.read()[-max(1, round(self.turn_s * SAMPLE_RATE)) :]
+        return self._recent.since(self._recent.end - round(self.turn_s * SAMPLE_RATE))
 
     def finish(self) -> Tensor:
         """Close the turn where speech ended, or where it is now; its units int64 [K, F]."""
         utterance = self._utterance
-        if utterance is None:
-            return self.units()
-        self._feed(utterance)
-        missing = 0.0
-        if utterance.speech is not None:
-            missing = utterance.speech[1] + MARGIN_S - self.heard_s
-        if utterance.speech is None or missing > 0:  # sound after the end is not there yet
+        if utterance is not None and (
+            utterance.speech is None
+            or self._variable_rate
+            or self._frames_of_speech(utterance)[1] > utterance.num_frames
+        ):  # some of its units wait for sound that comes after it
             utterance.codes.append(utterance.stream.finish())
         codes = self.units()
         self.drop()
         return codes
 
+    @property
+    def _variable_rate(self) -> bool:
+        return bool(getattr(self._tokenizer, "variable_rate", False))
+
+    def _frames_of_speech(self, utterance: _Utterance) -> tuple[int, int]:
+        """From and to, in frames since the turn began."""
+        start_s = utterance.start / self._tokenizer.sample_rate
+        begin_s, end_s = self._speech_by_loudness(utterance)
+        first, last = (
+            round((time_s - start_s) * self._tokenizer.frame_rate)
+            for time_s in (begin_s - MARGIN_S, end_s + MARGIN_S)
+        )
+        return first, last
+
     def _speech_by_loudness(self, utterance: _Utterance) -> tuple[float, float]:
         """From and to, s: nearer to the first and last sound than windows of the detector are."""
         assert utterance.speech is not None
+        # Of the first block that is kept.
         start_s = utterance.start / self._tokenizer.sample_rate
-        energies = 10 * torch.tensor(utterance.energies).clamp(min=1e-12).log10()
-        first, last = (round((time_s - start_s) / BLOCK_S) for time_s in utterance.speech)
+        block_s = self._loudness_block / self._tokenizer.sample_rate
+        start_s += (utterance.num_blocks - len(utterance.energies)) * block_s
+        energies = 10 * torch.tensor([*utterance.energies]).clamp(min=1e-12).log10()
+        first, last = (round((time_s - start_s) / block_s) for time_s in utterance.speech)
         first, last = max(0, first), min(len(energies), last)
         if first >= last:
             return utterance.speech
@@ -216,37 +286,35 @@ class Ear:
         noise = float(beside.median()) if len(beside) else -math.inf
         threshold = max(float(energies.max()) + QUIET_DB, noise + ABOVE_NOISE_DB)
         # The detector notices a soft beginning late.
-        first = max(0, first - round(2 * WINDOW_S / BLOCK_S))
+        first = max(0, first - round(2 * WINDOW_S / block_s))
         loud = (energies[first:last] >= threshold).nonzero()
         if not len(loud):
             return utterance.speech
         return (
-            start_s + (first + int(loud[0])) * BLOCK_S,
-            start_s + (first + int(loud[-1]) + 1) * BLOCK_S,
+            start_s + (first + int(loud[0])) * block_s,
+            start_s + (first + int(loud[-1]) + 1) * block_s,
         )
 
     def _take(self, samples: Tensor) -> None:
-        self._past_end += len(samples)
+        samples = self._to_tokenizer.push(samples)
         self._past.push(samples)
         if self._utterance is not None:
-            self._utterance.waiting.append(samples)
-            if sum(map(len, self._utterance.waiting)) >= FEED_S * self._tokenizer.sample_rate:
-                self._feed(self._utterance)
+            self._feed(samples)
 
-    def _feed(self, utterance: _Utterance) -> None:
-        """Give the tokenizer all that waits."""
-        if not utterance.waiting:
-            return
-        samples = torch.cat(utterance.waiting)
-        utterance.waiting.clear()
-        block = round(BLOCK_S * self._tokenizer.sample_rate)
+    def _feed(self, samples: Tensor) -> None:
+        utterance = self._utterance
+        assert utterance is not None
         sound = torch.cat([utterance.sound, samples])
-        whole = len(sound) // block * block
-        utterance.sound = sound[whole:]
-        utterance.energies += sound[:whole].reshape(-1, block).square().mean(dim=1).tolist()
+        whole = len(sound) // self._loudness_block * self._loudness_block
+        utterance.sound = sound[whole:].clone()
+        energies = sound[:whole].reshape(-1, self._loudness_block).square().mean(dim=1).tolist()
+        utterance.energies.extend(energies)
+        utterance.num_blocks += len(energies)
         codes = utterance.stream.push(samples)
         if codes.shape[1]:
             utterance.codes.append(codes)
-        most = round(MAX_TURN_S * self._tokenizer.frame_rate)
-        while sum(part.shape[1] for part in utterance.codes[1:]) > most:
-            utterance.first_frame += utterance.codes.pop(0).shape[1]
+            utterance.num_frames += codes.shape[1]
+        # The newest frames that are kept, in whole parts.
+        oldest = utterance.num_frames - round(MAX_TURN_S * self._tokenizer.frame_rate)
+        while utterance.codes and utterance.first_frame + utterance.codes[0].shape[1] < oldest:
+            utterance.first_frame += utterance.codes.popleft().shape[1]

@@ -12,7 +12,7 @@ from speechlm.layouts.grid import Prompt
 from speechlm.model.unit_lm import UnitLM
 
 ROOM = 0.5
-"""Of the context at least this share is left for the answer's own window."""
+"""At least this share of the positions that the LM sees is left for the answer."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -52,11 +52,11 @@ class History:
             parts.insert(0, item.codes)
         return torch.cat(parts, dim=1) if parts else None
 
-    def prompt(self, lm: UnitLM, num_turns: int) -> tuple[Prompt, int] | None:
+    def prompt(self, lm: UnitLM, num_turns: int, positions: int) -> tuple[Prompt, int] | None:
         """What is to be answered, after up to ``num_turns`` earlier questions with answers.
 
-        What has no room in the LM's context is left out from the oldest on: earlier turns, then
-        the beginning of the question.
+        What has no room in the ``positions`` that the LM sees is left out from the oldest on:
+        earlier turns, then the beginning of the question.
 
         Returns:
             The prompt and how many frames of units it holds; None where there is nothing to
@@ -65,7 +65,7 @@ class History:
         question = self.question()
         if question is None or not question.shape[1]:
             return None
-        room = round((1 - ROOM) * lm.decoder.config.max_positions)
+        room = round((1 - ROOM) * positions)
         prompt = lm.layout.prompt(lm.vocabulary, {"question": question})
         while len(prompt) > room and question.shape[1] > 1:
             share = room / len(prompt)

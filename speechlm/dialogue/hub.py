@@ -166,9 +166,10 @@ class Hub:
         if found is not None:
             try:
                 found.close()
-            finally:
-                message = f"{type(error).__name__}: {error}"
-                self._emit(session, Failed(code="session_failed", message=message))
+            except Exception:  # it is broken already
+                LOG.exception("a broken session could not be closed")
+            message = f"{type(error).__name__}: {error}"
+            self._emit(session, Failed(code="session_failed", message=message))
 
     def _give_up(self, error: Exception) -> None:
         """The engine broke: nothing that it was drawing can go on."""

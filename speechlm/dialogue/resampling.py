@@ -25,9 +25,12 @@ class StreamResampler:
         ratio = Fraction(rate, new_rate)
         self._old, self._new = ratio.numerator, ratio.denominator
         self._same = rate == new_rate
+        self.delay = 0
+        """Samples at the old rate that it may hold back."""
         if self._same:
             return
         self._weights, self._context, self._block = _weights(self._old, self._new, rate)
+        self.delay = self._block - 1 + self._context
         self._held = torch.zeros(self._context)
         self._num_pushed = self._num_given = 0
 

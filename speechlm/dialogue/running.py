@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -22,11 +24,14 @@ from speechlm.dialogue.conversations import (
     WriteDown,
 )
 from speechlm.dialogue.hub import Hub
-from speechlm.dialogue.messages import Commit, Event, Hear, Respond, Samples
+from speechlm.dialogue.messages import Command, Commit, Event, Hear, Respond, Samples
 from speechlm.dialogue.settings import SessionSettings, TurnSettings
 from speechlm.errors import SpeechLMError
 from speechlm.generation.generate import generate_stream
 
+LOG = logging.getLogger(__name__)
+MOST_SAMPLES = 4800
+"""That one session hears before others have their turn: 0.2 s at 24 kHz."""
 IDLE_S = 0.5
 """The loop looks up at least so often."""
 
@@ -56,9 +61,10 @@ def run_hub(
         max_sessions: At once.
     """
     hub = Hub(model, lambda name, event: send((name, event)), max_sessions=max_sessions + 1)
+    waiting: dict[str, deque[Command]] = {}
     works: dict[str, Iterator[Samples | str]] = {}
     while True:
-        wait_s = 0.0 if works else hub.wait_s
+        wait_s = 0.0 if works or waiting else hub.wait_s
         messages = receive(IDLE_S if wait_s is None else min(wait_s, IDLE_S))
         if messages is None:
             return
@@ -69,15 +75,20 @@ def run_hub(
                 send((name, Opened(error=_try_open(hub, name, message.settings))))
             elif isinstance(message, Close):
                 works.pop(name, None)
+                waiting.pop(name, None)
                 hub.close(name)
             elif isinstance(message, Speak):
                 works[name] = oneshot.speak(model, message.request)
             elif isinstance(message, WriteDown):
                 works[name] = _writing(model, message)
             else:
-                hub.handle(name, message)
-                if isinstance(message, Hear):
-                    send((name, Heard(num_samples=len(message.samples))))
+                waiting.setdefault(name, deque()).append(message)
+        for name, commands in list(waiting.items()):
+            num_samples = _hand_over(hub, name, commands)
+            if num_samples:
+                send((name, Heard(num_samples=num_samples)))
+            if not commands:
+                del waiting[name]
         flush()
         hub.step()
         # A piece of each at a time: conversations go on beside them.
@@ -87,6 +98,21 @@ def run_hub(
                 send((name, done))
                 if done.piece is None:
                     del works[name]
+
+
+def _hand_over(hub: Hub, name: str, commands: deque[Command]) -> int:
+    """Give a session its commands in order, up to :data:`MOST_SAMPLES`; so many it has heard."""
+    heard = 0
+    while commands and heard < MOST_SAMPLES:
+        command = commands.popleft()
+        if isinstance(command, Hear):
+            left = MOST_SAMPLES - heard
+            heard += len(command.samples[:left])
+            if len(command.samples) > left:
+                commands.appendleft(Hear(samples=command.samples[left:]))
+            command = Hear(samples=command.samples[:left])
+        hub.handle(name, command)
+    return heard
 
 
 def _writing(model: SpeechLM, message: WriteDown) -> Iterator[Samples | str]:
@@ -105,8 +131,8 @@ def _next_piece(work: Iterator[Samples | str]) -> Done | None:
     """What a piece of work gave; None for nothing to tell."""
     try:
         piece = next(work, None)
-    except SpeechLMError as error:
-        return Done(error=str(error))
+    except Exception as error:
+        return Done(error=_told(error))
     return None if isinstance(piece, str) and not piece else Done(piece=piece)
 
 
@@ -143,8 +169,8 @@ def warm_up(model: SpeechLM) -> None:
 def _try_open(hub: Hub, name: str, settings: SessionSettings) -> str | None:
     try:
         hub.open(name, settings)
-    except SpeechLMError as error:
-        return str(error)
+    except Exception as error:
+        return _told(error)
     return None
 
 
@@ -155,7 +181,16 @@ def _try_probe(hub: Hub) -> str | None:
     try:
         fields = {"self": codes, "other": codes} if hub.duplex else {"question": codes}
         prompt = lm.layout.prompt(lm.vocabulary, fields)
-        next(generate_stream(lm, prompt, SamplingConfig(max_units=1), 0))
-    except SpeechLMError as error:
-        return str(error)
+        sampling = SamplingConfig(max_units=1)
+        next(generate_stream(lm, prompt, sampling, 0, weights=hub.model.weights))
+    except Exception as error:
+        return _told(error)
     return None
+
+
+def _told(error: Exception) -> str:
+    """One line for whoever asked; what broke beside what they asked for is logged."""
+    if isinstance(error, SpeechLMError):
+        return str(error)
+    LOG.error("the hub could not do what it was asked for", exc_info=error)
+    return f"{type(error).__name__}: {error}"

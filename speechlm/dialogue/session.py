@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from speechlm.bundle import SpeechLM
-from speechlm.dialogue.answer import Answer
+from speechlm.dialogue.answer import Answer, whole_frames
 from speechlm.dialogue.ear import Ear
 from speechlm.dialogue.history import History, Item
 from speechlm.dialogue.messages import (
@@ -43,12 +43,17 @@ from speechlm.dialogue.messages import (
 )
 from speechlm.dialogue.settings import SessionSettings
 from speechlm.dialogue.turn_policies import Pause, TurnPolicy, turn_policy
-from speechlm.errors import InputError
+from speechlm.errors import ConfigError, InputError, SpeechLMError
 from speechlm.generation.engine import Drawn, Engine
 from speechlm.generation.request import Request
 
+LEAST_TURN_S = 0.1
+"""Sound below which there is nothing to commit."""
 BACKCHANNEL_END_S = 0.2
 """Speech over an answer has ended after so much silence."""
+MOST_HELD_S = 2.0
+"""An answer waits so long for sound that tells whether it was interrupted: clients may send none
+in silence."""
 NEVER = 1_000_000
 """Columns that no answer reaches: its length is bounded in seconds."""
 
@@ -104,23 +109,34 @@ class TurnSession:
     @property
     def wait_s(self) -> float | None:
         """When :meth:`tick` has something to do, seconds from now; None: nothing to wait for."""
+        if self._onset_s is not None:
+            return max(0.0, self._called + MOST_HELD_S - self._clock())
         return None if self._answer is None else self._answer.wait_s()
 
     def handle(self, command: Command) -> None:
         """Carry a command out; what cannot be is refused by an event."""
         self._called = self._clock()
+        if isinstance(command, Hear):
+            self._hear(torch.from_numpy(command.samples))
+            return
+        try:
+            self._carry_out(command)
+        except SpeechLMError as error:
+            self._refuse(type(command).__name__, "invalid_value", str(error))
+
+    def _carry_out(self, command: Command) -> None:
         match command:
-            case Hear():
-                self._hear(torch.from_numpy(command.samples))
             case Configure():
                 self._configure(command.settings)
             case Commit():
                 self._commit()
             case ClearInput():
-                self._turn_id = self._onset_s = None
-                self._ear.drop()
+                self._turn_id = None
+                self._let_go()
+                self._ear.catch_up()
+                self._ear.forget()
                 if self.settings.turns is None:
-                    self._ear.begin(self._ear.heard_s)
+                    self._ear.begin()
                 self._emit(InputCleared())
             case Respond():
                 self._respond(command)
@@ -143,6 +159,8 @@ class TurnSession:
 
     def tick(self) -> None:
         """Let out what is due by now."""
+        if self._onset_s is not None and self._clock() - self._called >= MOST_HELD_S:
+            self._call_backchannel(self._onset_s)
         if self._answer is not None:
             self._answer.let_out()
             self._after_answer()
@@ -158,24 +176,44 @@ class TurnSession:
         return Ear(self._model.tokenizer, self.settings.input_rate, threshold)
 
     def _configure(self, settings: SessionSettings) -> None:
-        before, self.settings = self.settings, settings
-        if settings.input_rate != self._ear.input_rate:
-            if self._ear.num_samples:
-                self.settings = before
-                self._refuse(
-                    "Configure", "input_format_fixed", "the input's rate is fixed once sound came"
-                )
-                return
-            self._ear = self._make_ear()
+        if settings.input_rate != self._ear.input_rate and self._ear.num_samples:
+            self._refuse(
+                "Configure", "input_format_fixed", "the input's rate is fixed once sound came"
+            )
+            return
+        self._check(settings)
         turns = settings.turns
+        if turns is not None and (self._policy is None or turns != self.settings.turns):
+            self._policy = turn_policy(self._model, turns)
+        self.settings = settings
+        if settings.input_rate != self._ear.input_rate:
+            self._ear = self._make_ear()
         if turns is not None:
             self._ear.threshold = turns.threshold
-            if self._policy is None or turns != before.turns:
-                self._policy = turn_policy(self._model, turns)
-            if self._turn_id is None:
+            self._ear.keep(turns.prefix_s + turns.start_s)
+            if self._turn_id is None and self._onset_s is None:
                 self._ear.drop()
-        elif not self._ear.listening:
-            self._ear.begin(self._ear.heard_s)
+        else:
+            self._let_go()
+            if not self._ear.listening:
+                self._ear.catch_up()
+                self._ear.begin()
+
+    def _check(self, settings: SessionSettings) -> None:
+        """Refuse what this bundle cannot do, before anything relies on it."""
+        if settings.sampling.guidance != 1:
+            raise ConfigError(
+                f"expected guidance 1 in a conversation, got {settings.sampling.guidance}"
+            )
+        voices = getattr(self._model.vocoder, "speakers", ())
+        if settings.voice is not None and settings.voice not in voices:
+            known = ", ".join(voices) or "none beside its own"
+            raise ConfigError(f"expected a voice of this bundle ({known}), got {settings.voice!r}")
+        self._check_modality(settings.modality)
+
+    def _check_modality(self, modality: str | None) -> None:
+        if modality == "text" and self._model.lm.text_tokenizer is None:
+            raise ConfigError("expected audio: this bundle says no text")
 
     def _hear(self, samples: Tensor) -> None:
         for _ in self._ear.push(samples):
@@ -204,29 +242,41 @@ class TurnSession:
         """Short speech over an answer is a back-channel; longer speech is a turn."""
         turns = self.settings.turns
         assert turns is not None
-        if self._ear.silence_s >= BACKCHANNEL_END_S or not self._is_heard():
-            if self._is_heard():
-                duration_s = self._ear.heard_s - self._ear.silence_s - onset_s
-                self._ear.drop()
-                self._emit(Backchannel(at=self._ear.at(onset_s), duration_s=duration_s))
-                if self._answer is not None:
-                    self._answer.release()
-            else:  # the answer was over before it could be interrupted
-                self._begin_turn(onset_s)
+        if not self._is_heard():  # it was over before it could be interrupted
             self._onset_s = None
+            self._begin_turn(onset_s)
         elif self._ear.heard_s - self._ear.silence_s - onset_s >= turns.backchannel_s:
+            self._onset_s = None
             self._begin_turn(onset_s)
             self._stop_answer("turn_detected")
+        elif self._ear.silence_s >= BACKCHANNEL_END_S:
+            self._call_backchannel(onset_s)
+
+    def _call_backchannel(self, onset_s: float) -> None:
+        """The answer goes on: what was said over it was no turn."""
+        duration_s = self._ear.heard_s - self._ear.silence_s - onset_s
+        self._emit(Backchannel(at=self._ear.at(onset_s), duration_s=duration_s))
+        self._ear.drop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """No answer waits any more for what becomes of speech over it."""
+        if self._onset_s is not None:
             self._onset_s = None
+            if self._answer is not None:
+                self._answer.release()
 
     def _begin_turn(self, onset_s: float) -> None:
         turns = self.settings.turns
         assert turns is not None
-        start_s = onset_s - turns.prefix_s
         if not self._ear.listening:
-            self._ear.begin(start_s, onset_s)
-        self._turn_id = next(self._item_ids)
-        self._emit(SpeechStarted(at=self._ear.at(start_s), item_id=self._turn_id))
+            self._ear.begin(onset_s - turns.prefix_s, onset_s)
+        self._turn_id = self._new_item_id()
+        self._emit(SpeechStarted(at=self._ear.at(self._ear.start_s), item_id=self._turn_id))
+
+    def _new_item_id(self) -> str:
+        """One that no item has; those of clients may look like ours."""
+        return next(name for name in self._item_ids if self.history.index(name) is None)
 
     def _consider_end(self) -> None:
         ear = self._ear
@@ -256,19 +306,20 @@ class TurnSession:
         self._emit(Committed(item_id=item_id, previous_item_id=previous, duration_s=duration_s))
 
     def _commit(self) -> None:
+        self._ear.catch_up()
         if self._turn_id is not None:
             self._end_turn()
-            return
-        if self.settings.turns is not None or self._ear.turn_s < 0.1:
-            heard = 0.0 if self.settings.turns is not None else self._ear.turn_s
+        elif self.settings.turns is not None or self._ear.turn_s < LEAST_TURN_S:
+            heard_s = 0.0 if self.settings.turns is not None else self._ear.turn_s
             self._refuse(
                 "Commit",
                 "input_audio_buffer_commit_empty",
-                f"expected at least 100 ms of sound to commit, got {1000 * heard:.0f} ms",
+                f"expected at least 100 ms of sound to commit, got {1000 * heard_s:.0f} ms",
             )
-            return
-        self._enter(next(self._item_ids))
-        self._ear.begin(self._ear.heard_s)
+        else:
+            self._enter(self._new_item_id())
+        if self.settings.turns is None and not self._ear.listening:
+            self._ear.begin()
 
     def _respond_when_free(self) -> None:
         if self._answer is not None and not self._answer.over:
@@ -284,63 +335,64 @@ class TurnSession:
                 f"{self._answer.response_id} is still being given; cancel it first",
             )
             return
+        self._check_modality(command.modality)
         lm = self._model.lm
-        found = self.history.prompt(lm, self.settings.history_turns)
+        limit = lm.decoder.config.max_positions
+        moves = lm.decoder.config.position in ("rope", "none")
+        window = min(self.settings.sampling.window or limit, limit)
+        found = self.history.prompt(lm, self.settings.history_turns, window)
         if found is None:
             self._refuse(
                 "Respond", "nothing_to_answer", "expected something said since the last answer"
             )
             return
         prompt, count = found
-        positions = lm.decoder.config.max_positions
-        moves = lm.decoder.config.position in ("rope", "none")
-        sampling = replace(
-            self.settings.sampling,
-            max_units=NEVER,
-            window=self.settings.sampling.window or (positions if moves else 0),
-        )
-        seed = self.settings.seed + self._num_answers
-        self._num_answers += 1
+        sampling = replace(self.settings.sampling, max_units=NEVER, window=window if moves else 0)
         settings = self.settings
         if command.max_answer_s is not None:
             settings = replace(settings, max_answer_s=command.max_answer_s)
         if command.modality is not None:
             settings = replace(settings, modality=command.modality)
         item = Item(
-            id=next(self._item_ids),
+            id=self._new_item_id(),
             role="assistant",
             codes=torch.zeros(self._model.tokenizer.num_codebooks, 0, dtype=torch.int64),
         )
-        previous = self.history.last_id
-        (ticket,) = self._engine.add(Request(prompt=prompt, sampling=sampling, seeds=(seed,)))
-        self.history.items.append(item)
-        self._answer = Answer(
+        answer = Answer(
             model=self._model,
             settings=settings,
             emit=self._emit,
             clock=self._clock,
             prompt=prompt,
-            ticket=ticket,
             response_id=command.response_id,
             item=item,
-            previous_item_id=previous,
             num_asked=count,
             policy_wait_s=self._ear.silence_s if self.settings.turns is not None else None,
-            backlog=lambda: 0.0,
         )
+        seed = self.settings.seed + self._num_answers
+        tickets = self._engine.add(Request(prompt=prompt, sampling=sampling, seeds=(seed,)))
+        previous = self.history.last_id
+        self.history.items.append(item)
+        self._num_answers += 1
+        self._answer = answer
         self._respond_after = False
+        answer.begin(tuple(tickets), previous)
 
     def _after_answer(self) -> None:
         """Whatever an answer that has ended leaves to do."""
         answer = self._answer
         if answer is None or not answer.over:
             return
-        if answer.heard_text and (asked := self._asked_before(answer.item)):
-            self._emit(Transcribed(item_id=asked, text=answer.heard_text))
-            answer.heard_text = ""
+        self._say_what_was_heard(answer)
         if self._respond_after:
             self._respond_after = False
             self._respond(Respond(response_id=f"resp_{self._num_answers + 1}"))
+
+    def _say_what_was_heard(self, answer: Answer) -> None:
+        """The question as text, once, where the LM wrote it down."""
+        if answer.heard_text and (asked := self._asked_before(answer.item)):
+            self._emit(Transcribed(item_id=asked, text=answer.heard_text))
+            answer.heard_text = ""
 
     def _asked_before(self, item: Item) -> str | None:
         previous = self.history.previous(item.id)
@@ -351,6 +403,7 @@ class TurnSession:
         if self._answer is not None:
             self._stop_drawing()
             self._answer.stop(reason, self._called)
+            self._say_what_was_heard(self._answer)
 
     def _stop_drawing(self) -> None:
         if self._answer is not None:
@@ -377,15 +430,14 @@ class TurnSession:
             return
         item = self.history.items[at]
         rate = self._model.tokenizer.frame_rate
-        frames = min(item.codes.shape[1], max(0, int(command.heard_s * rate)))
-        heard_s = command.heard_s
+        heard_s = max(0.0, min(command.heard_s, item.codes.shape[1] / rate))
         if self._answer is not None and self._answer.item is item:
             if not self._answer.over:
                 self._stop_answer("client_cancelled")
             heard_s = min(heard_s, self._answer.sent_s)
             self._answer.truncated = True
-        item.codes = item.codes[:, :frames]
-        self._emit(Truncated(item_id=item.id, heard_s=max(0.0, min(heard_s, command.heard_s))))
+        item.codes = item.codes[:, : whole_frames(heard_s, rate)]
+        self._emit(Truncated(item_id=item.id, heard_s=heard_s))
 
     def _add_item(self, command: AddItem) -> None:
         if command.samples is None:

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import os
+import queue
 import signal
 import threading
 import time
@@ -70,7 +71,7 @@ class WorkerService(Conversations):
         self._ready = False
         self._closed = False
         self._supervisor: asyncio.Task[None] | None = None
-        self._sending = threading.Lock()
+        self._outbox: queue.SimpleQueue[Down | None] = queue.SimpleQueue()
         self.num_restarts = 0
 
     def start(self) -> None:
@@ -110,16 +111,12 @@ class WorkerService(Conversations):
         if self._supervisor is None:
             self._loop = asyncio.get_running_loop()
             self._supervisor = self._loop.create_task(self._supervise())
-            self._listen_to_worker()
+            self._talk_to_worker()
         if not self._ready:
             raise Busy("the model is being loaded anew; try again soon", "worker_unavailable")
 
     def _send(self, message: Down) -> None:
-        connection = self._connection
-        if connection is not None:
-            # A worker that is gone is noticed by the supervisor.
-            with contextlib.suppress(OSError, ValueError), self._sending:
-                connection.send(message)
+        self._outbox.put(message)
 
     def _build(self) -> None:
         """Make a worker and wait until it has loaded the bundle."""
@@ -130,19 +127,52 @@ class WorkerService(Conversations):
         )
         process.start()
         there.close()
-        self._process, self._connection = process, here
-        first = _first_word(here, process)
-        if self._closed or isinstance(first, BaseException):
+        self._process, self._connection, self._outbox = process, here, queue.SimpleQueue()
+        first = self._first_word()
+        if isinstance(first, BaseException):
             self._end_process()
-            raise first if isinstance(first, BaseException) else SpeechLMError("it was closed")
+            here.close()
+            raise first
         self._info = first
         self._last_beat = time.monotonic()
         self._ready = True
 
-    def _listen_to_worker(self) -> None:
-        threading.Thread(target=self._listen, args=(self._connection,), daemon=True).start()
+    def _first_word(self) -> BundleInfo | BaseException:
+        """What the worker says when it has loaded the bundle, or why it could not."""
+        assert self._connection is not None
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and not self._closed:
+            if self._connection.poll(0.1):
+                try:
+                    said: BundleInfo | BaseException = self._connection.recv()
+                except EOFError:
+                    break
+                return said
+            if not self._process.is_alive():
+                break
+        return SpeechLMError("the process that shall run the model ended while it was loading")
 
-    def _listen(self, connection: Connection) -> None:
+    def _talk_to_worker(self) -> None:
+        """Begin to hand messages to and fro."""
+        connection, outbox = self._connection, self._outbox
+        speaking = threading.Thread(target=self._speak, args=(connection, outbox), daemon=True)
+        speaking.start()
+        listening = (connection, outbox, speaking)
+        threading.Thread(target=self._listen, args=listening, daemon=True).start()
+
+    def _speak(self, connection: Connection, outbox: queue.SimpleQueue[Down | None]) -> None:
+        """In a thread, for a worker that does not listen lets its sender wait: tell it all."""
+        # A worker that is gone is noticed by the supervisor.
+        with contextlib.suppress(OSError, ValueError):
+            while (message := outbox.get()) is not None:
+                connection.send(message)
+
+    def _listen(
+        self,
+        connection: Connection,
+        outbox: queue.SimpleQueue[Down | None],
+        speaking: threading.Thread,
+    ) -> None:
         """In a thread: hand over what the worker says, until it is gone."""
         with contextlib.suppress(EOFError, OSError, RuntimeError):
             while True:
@@ -150,6 +180,9 @@ class WorkerService(Conversations):
                 self._last_beat = time.monotonic()
                 if messages:
                     self._loop.call_soon_threadsafe(self._deliver_all, connection, messages)
+        outbox.put(None)
+        speaking.join()
+        connection.close()
 
     def _deliver_all(self, connection: Connection, messages: Sequence[Up]) -> None:
         if connection is self._connection:
@@ -174,9 +207,9 @@ class WorkerService(Conversations):
         while True:
             try:
                 await asyncio.to_thread(self._build)
-                self._listen_to_worker()
+                self._talk_to_worker()
                 return
-            except (SpeechLMError, OSError) as error:
+            except Exception as error:
                 if self._closed:
                     return
                 LOG.error("no worker: %s", error)
@@ -184,29 +217,10 @@ class WorkerService(Conversations):
 
     def _end_process(self) -> None:
         self._ready = False
-        connection, self._connection = self._connection, None
-        if self._process is not None and self._process.is_alive():
+        self._connection = None
+        if self._process is not None:
             self._process.kill()
             self._process.join()
-        if connection is not None:
-            connection.close()
-
-
-def _first_word(connection: Connection, process: Any) -> BundleInfo | BaseException:
-    """What the worker says when it has loaded the bundle, or why it could not."""
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if connection.poll(0.1):
-            try:
-                said = connection.recv()
-            except EOFError:
-                break
-            if said:
-                found: BundleInfo | BaseException = said
-                return found
-        elif not process.is_alive():
-            break
-    return SpeechLMError("the process that shall run the model ended while it was loading")
 
 
 def run_worker(
