@@ -107,7 +107,8 @@ def _recorded(recording: Recording, expected: str | None) -> Question:
 def _speech(wave: Tensor, rate: int, words: Sequence[tuple[float, float]]) -> tuple[int, int]:
     """First and last sample of what is said, at :data:`RATE`."""
     if words:
-        return round(words[0][0] * RATE), round(words[-1][1] * RATE)
+        last = len(wave) * RATE // rate - 1
+        return round(words[0][0] * RATE), min(last, round(words[-1][1] * RATE))
     level = wave.abs()
     loud = (level >= level.max() * 10 ** (LOUD_DB / 20)).nonzero().flatten().tolist()
     return loud[0] * RATE // rate, loud[-1] * RATE // rate

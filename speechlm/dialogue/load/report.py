@@ -96,7 +96,7 @@ def draw(path: Path, levels: Sequence[JSON]) -> None:
     axes.set_xticks([level["callers"] for level in levels])
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if levels:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, ncols=2)
     with write_aside(path) as aside:
         figure.savefig(aside, dpi=120, format="png")

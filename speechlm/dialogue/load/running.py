@@ -129,7 +129,8 @@ def _port(process: subprocess.Popen[str], said: Any) -> int:
         if found := ADDRESS.search(text):
             return int(found[1])
         if not running:
-            raise SpeechLMError(f"the server did not start: {text.strip().splitlines()[-1:]}")
+            last = text.strip().rpartition("\n")[2]
+            raise SpeechLMError(f"the server did not start: {last or 'it said nothing'}")
         time.sleep(0.05)
     raise SpeechLMError(f"expected a server that starts within {START_S:.0f} s, got none")
 
