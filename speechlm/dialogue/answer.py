@@ -196,6 +196,7 @@ class Answer:
         self._asked_to_stop = asked
         if self._settings.modality == "audio":  # text is read as it comes
             heard_s = self.sent_s - max(0.0, self._heard_until - self._clock())
+            self.item.said = self.item.codes[:, : whole_frames(self.sent_s, self._rate)]
             self.item.codes = self.item.codes[:, : whole_frames(heard_s, self._rate)]
         self.heard_text = self.heard_text or self._rendering.heard
         self.truncated = True
