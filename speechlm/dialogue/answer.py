@@ -74,6 +74,7 @@ class Answer:
         speaker = settings.voice or model.reply_voice
         self._rendering = Rendering(model.lm, model.vocoder, prompt, speaker)
         self._to_output = StreamResampler(model.vocoder.sample_rate, settings.output_rate)
+        self._vocoder_rate = model.vocoder.sample_rate
         self._watchdog = Watchdog(self._rate, model.vocoder.sample_rate)
         self._ready = torch.zeros(0)
         """Rendered and not let out yet, at the output's rate."""
@@ -86,8 +87,9 @@ class Answer:
         self._decided = clock()
         self._first_units: float | None = None
         self._first_sound: float | None = None
-        self._last_column = self._decided
-        self._steps_s: list[float] = []
+        self._last_piece: float | None = None
+        self._frames_s: list[float] = []
+        """Of each piece after the first: time by the frames that are in it."""
         self._held_since: float | None = None
         self._asked_to_stop: float | None = None
         self._why: str | None = None
@@ -111,9 +113,6 @@ class Answer:
         now = self._clock()
         if self._first_units is None:
             self._first_units = now
-        else:
-            self._steps_s.append(now - self._last_column)
-        self._last_column = now
         piece = self._rendering.push(drawn.column)
         if piece is not None:
             self._take(piece)
@@ -124,6 +123,7 @@ class Answer:
         self.let_out()
 
     def _take(self, piece: Piece) -> None:
+        self._measure(len(piece.sound) / self._vocoder_rate * self._rate)
         self.item.codes = self._rendering.codes
         if piece.text:
             self._emit(Text(response_id=self.response_id, item_id=self.item.id, delta=piece.text))
@@ -139,6 +139,13 @@ class Answer:
             or codes.shape[1] >= self._settings.max_answer_s * self._rate
             or self._rendering.num_columns >= self._most_columns
         )
+
+    def _measure(self, num_frames: float) -> None:
+        """Frames come in pieces, drawn and rendered: what one of them took."""
+        now = self._clock()
+        if self._last_piece is not None and num_frames:
+            self._frames_s.append((now - self._last_piece) / num_frames)
+        self._last_piece = now
 
     def let_out(self) -> None:
         """Say as much sound as is due."""
@@ -232,7 +239,7 @@ class Answer:
         def since(moment: float | None) -> float | None:
             return None if moment is None else round(1000 * (moment - self._decided), 3)
 
-        steps = np.array(self._steps_s) * 1000
+        steps = np.array(self._frames_s) * 1000
         frames = {
             f"frame_p{share}": round(float(np.percentile(steps, share)), 3) if len(steps) else None
             for share in (50, 95, 99)
