@@ -37,7 +37,8 @@ def test_speech_is_as_probable_as_silero_says() -> None:
     wanted = theirs.audio_forward(scene(), sr=RATE)[0]
     found = SpeechDetector().push(scene())
     np.testing.assert_allclose(found, wanted[: len(found)].numpy(), atol=1e-5)
-    assert max(found) > 0.9 and min(found) < 0.1
+    assert max(found) > 0.9
+    assert min(found) < 0.1
 
 
 def everything(rate: int, sizes: list[int], at: int) -> list[Any]:
@@ -71,7 +72,7 @@ def test_nothing_depends_on_how_sound_is_cut(rate: int, sizes: list[int], at: in
     assert everything(rate, sizes, at) == everything(rate, [], at)
 
 
-@pytest.mark.parametrize("rate", (8_000, 22_050, 48_000))
+@pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
 def test_the_clock_counts_samples_of_the_input(rate: int) -> None:
     ear = Ear(talker().tokenizer, rate, threshold=0.5)
     windows = sum(1 for _ in ear.push(torch.zeros(rate * 3 + 5)))
@@ -108,7 +109,8 @@ def test_speech_that_ends_at_the_last_window_is_finished() -> None:
     ear.catch_up()
     length_s = ear.turn_s
     found = ear.finish().shape[1] / talker().tokenizer.frame_rate
-    assert ear.speech is None and abs(found - length_s) < 0.1
+    assert ear.speech is None
+    assert abs(found - length_s) < 0.1
 
 
 def test_of_a_long_turn_the_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,4 +148,6 @@ def test_what_is_forgotten_comes_into_no_turn() -> None:
     ear.catch_up()
     ear.forget()
     ear.begin(0.0)
-    assert ear.turn_s == 0 and not ear.finish().shape[1] and ear.speech_s == 0
+    assert ear.turn_s == 0
+    assert not ear.finish().shape[1]
+    assert ear.speech_s == 0

@@ -12,9 +12,9 @@ from small_talk import QUESTION, RATE, Talk, settings, silence, speech, talker
 
 pytest.importorskip("onnxruntime")
 
-from speechlm.config import SamplingConfig  # noqa: E402
-from speechlm.dialogue.history import History, Item  # noqa: E402
-from speechlm.dialogue.messages import (  # noqa: E402
+from speechlm.config import SamplingConfig
+from speechlm.dialogue.history import History, Item
+from speechlm.dialogue.messages import (
     Commit,
     Failed,
     Hear,
@@ -22,8 +22,8 @@ from speechlm.dialogue.messages import (  # noqa: E402
     ResponseEnded,
     TurnMeasured,
 )
-from speechlm.dialogue.watchdog import Watchdog  # noqa: E402
-from speechlm.errors import InputError  # noqa: E402
+from speechlm.dialogue.watchdog import Watchdog
+from speechlm.errors import InputError
 
 PLAIN = settings(turns=None, lead_s=0)
 
@@ -48,7 +48,8 @@ def test_a_seeded_answer_is_the_same_alone_and_among_seven_others() -> None:
         if number == 3:
             ask(crowd, "a")
     crowd.work()
-    assert len(alone.sound()) and np.array_equal(alone.sound(), crowd.sound())
+    assert len(alone.sound())
+    assert np.array_equal(alone.sound(), crowd.sound())
     others = {crowd.sound(name=f"other{number}").tobytes() for number in range(7)}
     assert len(others) == 7
 
@@ -66,7 +67,8 @@ def test_a_session_that_breaks_ends_alone(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(talk.session, "drawn", broken)
     talk.work()
     failed = talk.events[-1]
-    assert isinstance(failed, Failed) and failed.message == "RuntimeError: out of ideas"
+    assert isinstance(failed, Failed)
+    assert failed.message == "RuntimeError: out of ideas"
     assert talk.last(ResponseEnded, "b").status == "incomplete"
     assert list(talk.hub.sessions) == ["b"]
     talk.do(Hear(samples=silence(0.1)))
@@ -100,7 +102,8 @@ def test_a_session_that_was_closed_draws_and_says_no_more() -> None:
     talk.hub.step()
     count = len(talk.events)
     talk.hub.close("a")
-    assert not talk.hub.step() and len(talk.events) == count
+    assert not talk.hub.step()
+    assert len(talk.events) == count
     assert talk.hub.wait_s is None
 
 
@@ -131,7 +134,8 @@ class TestHistory:
         assert found is not None
         parts = [
             lm.layout.encode(
-                lm.vocabulary, {"question": torch.full((1, 10), n), "answer": torch.full((1, 10), n)}
+                lm.vocabulary,
+                {"question": torch.full((1, 10), n), "answer": torch.full((1, 10), n)},
             ).ids
             for n in range(3 - turns, 3)
         ]
@@ -143,7 +147,8 @@ class TestHistory:
         lm = talker().lm
         all_of_it = self.exchange(4).prompt(lm, 4, 1024)
         some = self.exchange(4).prompt(lm, 4, 120)
-        assert all_of_it is not None and some is not None
+        assert all_of_it is not None
+        assert some is not None
         ids = some[0].ids
         assert 24 < ids.shape[1] <= 60
         assert torch.equal(ids, all_of_it[0].ids[:, -ids.shape[1] :])
@@ -154,7 +159,8 @@ class TestHistory:
         codes = torch.arange(200)[None] % 32
         history.items.append(Item(id="q", role="user", codes=codes))
         found = history.prompt(lm, 0, 100)
-        assert found is not None and 40 <= len(found[0]) <= 50
+        assert found is not None
+        assert 40 <= len(found[0]) <= 50
         end = lm.layout.prompt(lm.vocabulary, {"question": codes[:, -found[1] :]}).ids
         assert torch.equal(found[0].ids, end)
 

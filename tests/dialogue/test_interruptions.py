@@ -17,7 +17,7 @@ from small_talk import (
 
 pytest.importorskip("onnxruntime")
 
-from speechlm.dialogue.messages import (  # noqa: E402
+from speechlm.dialogue.messages import (
     Backchannel,
     Cancel,
     ClearInput,
@@ -33,7 +33,7 @@ from speechlm.dialogue.messages import (  # noqa: E402
     Truncate,
     TurnMeasured,
 )
-from speechlm.dialogue.settings import TurnSettings  # noqa: E402
+from speechlm.dialogue.settings import TurnSettings
 
 LONG_S = 4.0
 
@@ -58,15 +58,18 @@ def test_speech_holds_the_answer_at_its_onset_and_then_ends_it() -> None:
     talk = answering(backchannel_s=0.7)
     onset = talk.now
     talk.hear(speech(*INTERRUPTION)[: round(0.5 * RATE)])
-    assert not talk.all(ResponseEnded) and held(talk)
+    assert not talk.all(ResponseEnded)
+    assert held(talk)
     talk.hear(speech(*INTERRUPTION)[round(0.5 * RATE) :])
     started, ended = talk.all(SpeechStarted)[1], talk.last(ResponseEnded)
     assert talk.events.index(started) < talk.events.index(ended)
     assert (ended.status, ended.reason) == ("cancelled", "turn_detected")
     assert talk.at[id(ended)] - onset < 0.5 + 0.7 + 0.2
-    assert not talk.session.tickets and not talk.all(Backchannel)
+    assert not talk.session.tickets
+    assert not talk.all(Backchannel)
     figures = talk.last(TurnMeasured).figures
-    assert figures["status"] == "cancelled" and figures["cancel_delay"] == 0.0
+    assert figures["status"] == "cancelled"
+    assert figures["cancel_delay"] == 0.0
 
 
 def test_without_back_channels_an_answer_ends_at_the_onset() -> None:
@@ -139,9 +142,11 @@ def test_a_held_answer_goes_on_when_no_sound_tells_more() -> None:
     talk.hear(speech(*MURMUR)[: round(0.4 * RATE)])
     assert held(talk)
     wait_s = talk.hub.wait_s
-    assert wait_s is not None and 0 < wait_s <= 2.0
+    assert wait_s is not None
+    assert 0 < wait_s <= 2.0
     talk.wait(2.0 + LONG_S)
-    assert talk.all(Backchannel) and talk.last(ResponseEnded).status == "incomplete"
+    assert talk.all(Backchannel)
+    assert talk.last(ResponseEnded).status == "incomplete"
     assert len(talk.sound()) == pytest.approx(LONG_S * RATE)
 
 
@@ -162,7 +167,8 @@ def test_an_answer_that_the_client_cancels_while_it_is_held_makes_way_for_the_tu
     talk.hear(speech(*MURMUR)[: round(0.4 * RATE)])
     talk.do(Cancel())
     talk.hear(np.concatenate([speech(*MURMUR), silence(0.8)]))
-    assert len(talk.all(Committed)) == 2 and talk.all(ResponseEnded)[0].reason == "client_cancelled"
+    assert len(talk.all(Committed)) == 2
+    assert talk.all(ResponseEnded)[0].reason == "client_cancelled"
 
 
 def test_a_storm_of_interruptions_leaves_a_conversation_in_order() -> None:
@@ -183,12 +189,14 @@ def test_a_storm_of_interruptions_leaves_a_conversation_in_order() -> None:
             case ResponseEnded():
                 assert event.response_id == active
                 active = None
-    assert active is None and talk.now > 15
+    assert active is None
+    assert talk.now > 15
     assert len(talk.all(ResponseStarted)) == len(talk.all(ResponseEnded)) > 2
     assert {one.status for one in talk.all(ResponseEnded)} == {"cancelled", "incomplete"}
     ids = [item.id for item in talk.session.history.items]
     assert len(set(ids)) == len(ids)
-    assert not talk.session.tickets and not talk.hub.step()
+    assert not talk.session.tickets
+    assert not talk.hub.step()
     # And it still answers.
     talk.do(Configure(settings=settings(turns=None)), Hear(samples=speech(*QUESTION)), Commit())
     talk.do(Respond(response_id="last"))

@@ -31,7 +31,7 @@ def test_no_cut_changes_a_sample(rate: int, new_rate: int, sizes: list[int]) -> 
 
 
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("new_rate", (16_000, 24_000))
+@pytest.mark.parametrize("new_rate", [16_000, 24_000])
 def test_it_is_what_resampling_the_whole_gives(rate: int, new_rate: int) -> None:
     samples = speechlike(rate // 4 + 17)
     found = streamed(samples, rate, new_rate, [])

@@ -13,18 +13,18 @@ from small_talk import RATE, Talk, settings, silence, speech, talker, wave
 
 pytest.importorskip("onnxruntime")
 
-from speechlm import plugins  # noqa: E402
-from speechlm.dialogue.messages import Committed, ResponseStarted, SpeechStopped  # noqa: E402
-from speechlm.dialogue.settings import TurnSettings  # noqa: E402
-from speechlm.dialogue.turn_policies import (  # noqa: E402
+from speechlm import plugins
+from speechlm.dialogue.messages import Committed, ResponseStarted, SpeechStopped
+from speechlm.dialogue.settings import TurnSettings
+from speechlm.dialogue.turn_policies import (
     Pause,
     SmartTurn,
     UnitLMEnd,
     turn_policy,
 )
-from speechlm.errors import PluginError  # noqa: E402
-from speechlm.layouts.grid import LMSequence  # noqa: E402
-from speechlm.model.likelihood import score  # noqa: E402
+from speechlm.errors import PluginError
+from speechlm.layouts.grid import LMSequence
+from speechlm.model.likelihood import score
 
 
 def pause(seconds: float, samples: np.ndarray) -> Pause:  # type: ignore[type-arg]
@@ -66,7 +66,8 @@ def test_smart_turn_hears_what_pipecat_hears(words: tuple[str, ...]) -> None:
     wanted = theirs.compute_whisper_log_mel_features(padded, do_normalize=True)
     np.testing.assert_allclose(given[0][0], wanted, atol=1e-3)
     said = analyzer._predict_endpoint(samples)["probability"]
-    assert found == pytest.approx(said, abs=0.3) and (found > 0.5) == (said > 0.5)
+    assert found == pytest.approx(said, abs=0.3)
+    assert (found > 0.5) == (said > 0.5)
 
 
 @pytest.mark.parametrize("end_probability", [0.0, 1.0])
@@ -113,4 +114,5 @@ def test_short_silence_ends_no_turn_and_long_silence_does() -> None:
     talk.hear(np.concatenate([speech("four"), silence(0.25), speech("nine")]))
     assert talk.kinds() == ["SpeechStarted"]
     talk.hear(silence(0.5))
-    assert talk.last(Committed).duration_s > 1.5 and talk.all(ResponseStarted)
+    assert talk.last(Committed).duration_s > 1.5
+    assert talk.all(ResponseStarted)

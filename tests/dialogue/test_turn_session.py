@@ -19,8 +19,8 @@ from small_talk import (
 
 pytest.importorskip("onnxruntime")
 
-from speechlm.config import SamplingConfig  # noqa: E402
-from speechlm.dialogue.messages import (  # noqa: E402
+from speechlm.config import SamplingConfig
+from speechlm.dialogue.messages import (
     AddItem,
     Cancel,
     ClearInput,
@@ -44,9 +44,9 @@ from speechlm.dialogue.messages import (  # noqa: E402
     Truncated,
     TurnMeasured,
 )
-from speechlm.dialogue.settings import TurnSettings  # noqa: E402
-from speechlm.errors import ConfigError, PluginError  # noqa: E402
-from speechlm.generation.rendering import Rendering  # noqa: E402
+from speechlm.dialogue.settings import TurnSettings
+from speechlm.errors import ConfigError, PluginError
+from speechlm.generation.rendering import Rendering
 
 ASKED = speech(*QUESTION)
 
@@ -85,13 +85,17 @@ def test_an_answered_turn_says_all_in_order() -> None:
     item = talk.last(Committed)
     answer, ended = talk.last(ResponseStarted), talk.last(ResponseEnded)
     assert started.item_id == stopped.item_id == item.item_id
-    assert item.previous_item_id is None and answer.previous_item_id == item.item_id
-    assert started.at == 0 and abs(stopped.at - len(ASKED)) < 0.15 * RATE
+    assert item.previous_item_id is None
+    assert answer.previous_item_id == item.item_id
+    assert started.at == 0
+    assert abs(stopped.at - len(ASKED)) < 0.15 * RATE
     assert (ended.status, ended.reason) == ("incomplete", "max_output_tokens")
     assert ended.said_s == pytest.approx(len(talk.sound()) / RATE) == pytest.approx(BRIEF_S)
-    assert ended.output_units == BRIEF_S * 50 and ended.input_units > 50
+    assert ended.output_units == BRIEF_S * 50
+    assert ended.input_units > 50
     figures = talk.last(TurnMeasured).figures
-    assert figures["policy_wait"] == pytest.approx(512) and figures["answer_s"] > 1
+    assert figures["policy_wait"] == pytest.approx(512)
+    assert figures["answer_s"] > 1
 
 
 def test_push_to_talk_answers_when_it_is_told() -> None:
@@ -114,7 +118,8 @@ def test_two_commits_share_no_sound() -> None:
     for count in (4000, 1600, 2345):
         talk.do(Hear(samples=ASKED[:count]))
         (item,) = talk.do(Commit())
-        assert isinstance(item, Committed) and item.duration_s == pytest.approx(count / RATE)
+        assert isinstance(item, Committed)
+        assert item.duration_s == pytest.approx(count / RATE)
 
 
 def test_the_answer_sounds_as_the_bundles_own() -> None:
@@ -148,7 +153,7 @@ def test_an_answer_that_ends_by_itself_is_whole(seed: int) -> None:
     assert len(talk.sound()) == ended.output_units * RATE // 50
 
 
-@pytest.mark.parametrize("rate", (8_000, 22_050, 24_000, 48_000))
+@pytest.mark.parametrize("rate", [8_000, 22_050, 24_000, 48_000])
 def test_a_tenth_of_a_second_is_enough_to_commit(rate: int) -> None:
     talk = pushed(input_rate=rate)
     for _ in range(3):
@@ -184,7 +189,8 @@ def test_a_cancelled_answer_ends_at_once_and_draws_no_more() -> None:
     talk.do(Cancel(response_id="r"))
     ended = talk.last(ResponseEnded)
     assert (ended.status, ended.reason) == ("cancelled", "client_cancelled")
-    assert 0.3 < ended.said_s < 0.7 and not talk.session.tickets
+    assert 0.3 < ended.said_s < 0.7
+    assert not talk.session.tickets
     count = len(talk.events)
     talk.wait(0.4)
     assert len(talk.events) == count
@@ -221,7 +227,8 @@ def test_an_answer_outlasts_the_context_until_its_limit() -> None:
     talk = pushed(sampling=SamplingConfig(temperature=0.5, window=64), max_answer_s=3.0)
     ask(talk)
     ended = talk.last(ResponseEnded)
-    assert 64 < 150 <= ended.output_units <= 153 and limit > 64
+    assert 64 < 150 <= ended.output_units <= 153
+    assert limit > 64
     assert ended.said_s == pytest.approx(ended.output_units / 50)
 
 
@@ -249,7 +256,8 @@ def test_truncating_is_clamped_and_never_lengthens() -> None:
     item = talk.last(ResponseStarted).item_id
     for asked, left in ((50.0, BRIEF_S), (0.5, 0.5), (0.9, 0.5), (-3.0, 0.0)):
         (said,) = talk.do(Truncate(item_id=item, heard_s=asked))
-        assert isinstance(said, Truncated) and said.heard_s == pytest.approx(left)
+        assert isinstance(said, Truncated)
+        assert said.heard_s == pytest.approx(left)
         assert talk.session.history.items[-1].codes.shape[1] == round(left * 50)
     assert code(talk.do(Truncate(item_id="no", heard_s=1))) == "item_truncate_invalid_item_id"
     question = talk.session.history.items[0].id
@@ -263,7 +271,8 @@ def test_truncating_an_older_answer_tells_what_is_left() -> None:
     item = talk.last(ResponseStarted).item_id
     ask(talk, "second")
     (said,) = talk.do(Truncate(item_id=item, heard_s=1e6))
-    assert isinstance(said, Truncated) and said.heard_s == pytest.approx(BRIEF_S)
+    assert isinstance(said, Truncated)
+    assert said.heard_s == pytest.approx(BRIEF_S)
 
 
 def test_items_come_and_go() -> None:
@@ -306,8 +315,10 @@ def test_deleting_the_present_answer_stops_it() -> None:
     talk.do(Hear(samples=ASKED), Commit(), Respond(response_id="r"))
     talk.wait(0.2)
     talk.do(DeleteItem(item_id=talk.last(ResponseStarted).item_id))
-    assert talk.last(ResponseEnded).status == "cancelled" and talk.all(ItemDeleted)
-    assert len(talk.session.history.items) == 1 and not talk.session.tickets
+    assert talk.last(ResponseEnded).status == "cancelled"
+    assert talk.all(ItemDeleted)
+    assert len(talk.session.history.items) == 1
+    assert not talk.session.tickets
 
 
 def test_what_was_cleared_is_in_no_turn() -> None:
@@ -321,7 +332,8 @@ def test_what_was_cleared_is_in_no_turn() -> None:
     cleared_at = len(ASKED)
     listening.hear(np.concatenate([speech("four"), silence(0.7)]))
     started = listening.all(SpeechStarted)
-    assert len(started) == 2 and started[1].at >= cleared_at - 600
+    assert len(started) == 2
+    assert started[1].at >= cleared_at - 600
     assert listening.last(Committed).duration_s < 1.4
 
 
@@ -338,7 +350,8 @@ def test_a_wish_that_the_bundle_cannot_fulfil_changes_nothing() -> None:
         assert code(talk.do(Configure(settings=wish))) == "invalid_value"
         assert talk.session.settings is before
     talk.ask()
-    assert talk.all(Committed) and "a" in talk.hub.sessions
+    assert talk.all(Committed)
+    assert "a" in talk.hub.sessions
     said = talk.do(Configure(settings=settings(input_rate=24_000)))
     assert code(said) == "input_format_fixed"
     with pytest.raises(PluginError):
@@ -352,7 +365,8 @@ def test_rates_may_change_before_the_first_sound() -> None:
     talk.do(Configure(settings=settings(turns=None, lead_s=0, input_rate=48_000)))
     talk.do(Hear(samples=silence(1.0, 48_000)))
     (item,) = talk.do(Commit())
-    assert isinstance(item, Committed) and item.duration_s == pytest.approx(1.0, abs=0.02)
+    assert isinstance(item, Committed)
+    assert item.duration_s == pytest.approx(1.0, abs=0.02)
 
 
 def test_push_to_talk_may_begin_within_a_turn() -> None:
@@ -363,7 +377,8 @@ def test_push_to_talk_may_begin_within_a_turn() -> None:
     for _ in range(2):
         talk.hear(silence(0.4))
         talk.do(Commit())
-    assert len(talk.all(Committed)) == 2 and not talk.all(Refused)
+    assert len(talk.all(Committed)) == 2
+    assert not talk.all(Refused)
 
 
 def test_without_respond_a_turn_waits_for_its_answer() -> None:

@@ -17,11 +17,11 @@ from small_talk import silence, talker
 
 pytest.importorskip("onnxruntime")
 
-from speechlm.dialogue import worker as worker_module  # noqa: E402
-from speechlm.dialogue.messages import Commit, Failed, Hear, Respond  # noqa: E402
-from speechlm.dialogue.service import Busy, SpeechRequest  # noqa: E402
-from speechlm.dialogue.worker import WorkerService  # noqa: E402
-from speechlm.errors import CheckpointError, InputError  # noqa: E402
+from speechlm.dialogue import worker as worker_module
+from speechlm.dialogue.messages import Commit, Failed, Hear, Respond
+from speechlm.dialogue.service import Busy, SpeechRequest
+from speechlm.dialogue.worker import WorkerService
+from speechlm.errors import CheckpointError, InputError
 
 Try = Callable[[Callable[[WorkerService], Coroutine[Any, Any, None]]], None]
 
@@ -56,8 +56,10 @@ def test_it_answers_as_the_model_in_this_process(attempt: Try) -> None:
         there = await answer(service)
         async with LocalService(talker()) as local:
             here = await answer(local)
-        assert len(there) and np.array_equal(there, here)
-        assert await service.probe() > 0 and service.num_sessions == 0
+        assert len(there)
+        assert np.array_equal(there, here)
+        assert await service.probe() > 0
+        assert service.num_sessions == 0
 
     attempt(work)
 
@@ -85,7 +87,8 @@ def test_reading_aloud_goes_on_beside_a_conversation(attempt: Try) -> None:
             return sum([len(piece) async for piece in service.speak(request)])
 
         spoken, answered = await asyncio.gather(read(), answer(service))
-        assert spoken == 120 * 320 and len(answered)
+        assert spoken == 120 * 320
+        assert len(answered)
         with pytest.raises(InputError, match="does not write down"):
             await service.transcribe(question(), 16_000)
 
@@ -111,7 +114,8 @@ def test_connects_and_drops_leave_nothing(attempt: Try) -> None:
         await service.probe()
         assert service.num_sessions == 0
         assert (open_files(), open_files(service.pid or 0)) == files
-        assert memory_mb() - memory[0] < 20 and memory_mb(service.pid or 0) - memory[1] < 20
+        assert memory_mb() - memory[0] < 20
+        assert memory_mb(service.pid or 0) - memory[1] < 20
 
     attempt(work)
 
@@ -127,7 +131,8 @@ def test_a_killed_worker_fails_its_sessions_and_a_new_one_serves(attempt: Try) -
             os.kill(pid, signal.SIGKILL)
             for session in (first, second):
                 failed = (await told(session, Failed))[-1]
-                assert isinstance(failed, Failed) and failed.code == "worker_lost"
+                assert isinstance(failed, Failed)
+                assert failed.code == "worker_lost"
             assert service.num_sessions == 0
             with pytest.raises(Busy) as refused:
                 await service.open(PLAIN)
@@ -158,7 +163,8 @@ def test_a_stopped_worker_is_replaced_and_blocks_nobody(
                 session.send(Hear(samples=silence(1.0)))
             assert session.backlog_s > 40
             failed = (await told(session, Failed))[-1]
-            assert isinstance(failed, Failed) and "has not answered" in failed.message
+            assert isinstance(failed, Failed)
+            assert "has not answered" in failed.message
             for task in (opening, probing):
                 with pytest.raises(Busy) as refused:
                     await task
