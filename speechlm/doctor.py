@@ -17,8 +17,14 @@ EXTRAS = {
     "espeakng_loader": "corpus",
     "fairseq2": "train",
     "matplotlib": "evaluate",
+    "onnxruntime": "serve",
     "pocketsphinx": "evaluate",
+    "silero_vad": "serve",
+    "sounddevice": "talk",
+    "sphn": "moshi",
+    "starlette": "serve",
     "tensorboard": "train",
+    "uvicorn": "serve",
 }
 """Packages that are not always installed, and the extra of speechlm that brings each."""
 

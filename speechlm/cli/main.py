@@ -33,6 +33,7 @@ COMMANDS = {
     "resynthesize": "recordings to units and back, to hear what the units keep",
     "inspect": "what a tokenizer keeps, costs and promises, as a page",
     "serve": "talk with a bundle in the browser, or by OpenAI's Realtime protocol",
+    "bench": "measure what callers of a server experience, one to many at once",
     "score": "how probable the language model finds recordings",
     "evaluate": "measure a run and write its report",
     "export": "write the language model as Hugging Face's transformers opens it",

@@ -196,6 +196,7 @@ class Answer:
         self._asked_to_stop = asked
         if self._settings.modality == "audio":  # text is read as it comes
             heard_s = self.sent_s - max(0.0, self._heard_until - self._clock())
+            self.item.said = self.item.codes[:, : whole_frames(self.sent_s, self._rate)]
             self.item.codes = self.item.codes[:, : whole_frames(heard_s, self._rate)]
         self.heard_text = self.heard_text or self._rendering.heard
         self.truncated = True
@@ -247,6 +248,7 @@ class Answer:
             "policy_wait": None if self._policy_wait_s is None else 1000 * self._policy_wait_s,
             "decision_to_units": since(self._first_units),
             "decision_to_audio": since(self._first_sound),
+            "frame": round(1000 / self._rate, 3),
             **frames,
             "interruption_wait": until_now(self._held_since),
             "cancel_delay": until_now(self._asked_to_stop),

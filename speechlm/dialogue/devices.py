@@ -21,7 +21,7 @@ BLOCK_S = 0.02
 AHEAD = 3
 """Blocks that wait to be played, so that a late one leaves no gap."""
 GATE_S = 0.3
-"""So long after the loudspeaker fell silent the microphone is not listened to, where it hears it."""
+"""So long after the loudspeaker fell silent a microphone that hears it is not listened to."""
 
 
 class DeviceUser:

@@ -23,6 +23,9 @@ class Item:
     role: Literal["user", "assistant"]
     codes: Tensor
     """int64 [K, F]; of an answer that was cut off, what was heard of it."""
+    said: Tensor | None = None
+    """Of an answer that was cut off: what was let out, of which the listener may say how much
+    they heard."""
 
 
 class History:

@@ -93,8 +93,8 @@ class DeleteItem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Truncate:
-    """The user heard only so much of an answer: history is cut to it, never lengthened. Answers
-    Truncated, or Refused with code ``item_truncate_invalid_item_id``."""
+    """The user heard only so much of an answer: history is cut to it, at most to
+    what was let out. Answers Truncated, or Refused with code ``item_truncate_invalid_item_id``."""
 
     item_id: str
     heard_s: float

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
+from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK_S = 0.01
@@ -28,12 +29,7 @@ class StreamResampler:
         """Samples at the old rate that it may hold back."""
         if self._same:
             return
-        from torchaudio.transforms import Resample
-
-        self._kernel = Resample(self._old, self._new).kernel
-        """float32 [new, 1, 2 * context + old]: what a period of the ratio becomes."""
-        self._context = (self._kernel.shape[-1] - self._old) // 2
-        self._block = self._old * max(1, round(BLOCK_S * rate / self._old))
+        self._weights, self._context, self._block = _weights(self._old, self._new, rate)
         self.delay = self._block - 1 + self._context
         self._held = torch.zeros(self._context)
         self._num_pushed = self._num_given = 0
@@ -44,12 +40,14 @@ class StreamResampler:
             return samples
         self._num_pushed += len(samples)
         self._held = torch.cat([self._held, samples])
+        size = len(self._weights)
+        count = max(0, (len(self._held) - size) // self._block + 1)
+        # Block by block, each in memory of its own: how many come at once, and where they lie,
+        # would change the last bits of a product.
         done = [torch.zeros(0)]
-        size = 2 * self._context + self._block
-        while len(self._held) >= size:
-            block = F.conv1d(self._held[None, None, :size], self._kernel, stride=self._old)
-            done.append(block[0].T.reshape(-1))
-            self._held = self._held[self._block :]
+        for start in range(0, count * self._block, self._block):
+            done.append(self._held[start : start + size].clone() @ self._weights)
+        self._held = self._held[count * self._block :]
         given = torch.cat(done)
         self._num_given += len(given)
         return given
@@ -60,3 +58,24 @@ class StreamResampler:
             return torch.zeros(0)
         missing = -(-self._num_pushed * self._new // self._old) - self._num_given
         return self.push(torch.zeros(self._context + self._block))[:missing]
+
+
+@cache
+def _weights(old: int, new: int, rate: int) -> tuple[Tensor, int, int]:
+    """What every sample of a block of the old rate, ``rate`` Hz, with what it sees before and
+    after, adds to the block's samples of the new one.
+
+    Returns:
+        float32 [context + block + context, new block], the context and the block: a product by
+        it does what torchaudio's resampling does, at a quarter of the cost for so few samples.
+    """
+    from torchaudio.transforms import Resample
+
+    resample = Resample(old, new)
+    reach = resample.kernel.shape[-1] - old
+    # Whole periods of the ratio, so that every block begins in the same phase.
+    context = math.ceil(reach / 2 / old) * old
+    block = old * max(1, round(BLOCK_S * rate / old))
+    first, count = context // old * new, block // old * new
+    responses = resample(torch.eye(2 * context + block))
+    return responses[:, first : first + count].contiguous(), context, block

@@ -42,14 +42,24 @@ Receive = Callable[[float], "Sequence[Down] | None"]
 """Waits at most so many seconds for messages; None: it is over."""
 
 
+@torch.no_grad()  # keeping books for gradients costs a third of a vocoder's small steps
 def run_hub(
     model: SpeechLM,
     receive: Receive,
     send: Callable[[Up], None],
+    flush: Callable[[], None] = lambda: None,
     *,
     max_sessions: int,
 ) -> None:
-    """Run sessions until ``receive`` says that it is over."""
+    """Run sessions until ``receive`` says that it is over.
+
+    Args:
+        model: The bundle.
+        receive: Gives what came.
+        send: Takes what is to be told.
+        flush: Is called before the model runs: what was sent need not wait for it.
+        max_sessions: At once.
+    """
     hub = Hub(model, lambda name, event: send((name, event)), max_sessions=max_sessions + 1)
     waiting: dict[str, deque[Command]] = {}
     works: dict[str, Iterator[Samples | str]] = {}
@@ -79,6 +89,7 @@ def run_hub(
                 send((name, Heard(num_samples=num_samples)))
             if not commands:
                 del waiting[name]
+        flush()
         hub.step()
         # A piece of each at a time: conversations go on beside them.
         for name, work in list(works.items()):
@@ -133,6 +144,7 @@ def choose_threads(model: SpeechLM, threads: int = 0) -> None:
         torch.set_num_threads(threads or 1)
 
 
+@torch.no_grad()
 def warm_up(model: SpeechLM) -> None:
     """Hear and answer once: the first caller shall not wait for what is made at first use."""
     events: list[Event] = []

@@ -430,13 +430,16 @@ class TurnSession:
             return
         item = self.history.items[at]
         rate = self._model.tokenizer.frame_rate
-        heard_s = max(0.0, min(command.heard_s, item.codes.shape[1] / rate))
         if self._answer is not None and self._answer.item is item:
             if not self._answer.over:
                 self._stop_answer("client_cancelled")
-            heard_s = min(heard_s, self._answer.sent_s)
             self._answer.truncated = True
-        item.codes = item.codes[:, : whole_frames(heard_s, rate)]
+        # Who plays it knows better than the estimate by which it was cut off.
+        said = item.codes if item.said is None else item.said
+        heard_s = max(0.0, min(command.heard_s, said.shape[1] / rate))
+        if self._answer is not None and self._answer.item is item:
+            heard_s = min(heard_s, self._answer.sent_s)
+        item.codes = said[:, : whole_frames(heard_s, rate)]
         self._emit(Truncated(item_id=item.id, heard_s=heard_s))
 
     def _add_item(self, command: AddItem) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import queue
@@ -252,13 +253,16 @@ def run_worker(
     outbox: list[Up] = []
     last = time.monotonic()
 
-    def receive(timeout: float) -> list[Down] | None:
+    def flush() -> None:
         nonlocal last
         now = time.monotonic()
         if outbox or now - last > BEAT_S:
             connection.send(outbox)
             outbox.clear()
             last = now
+
+    def receive(timeout: float) -> list[Down] | None:
+        flush()
         found: list[Down] = []
         try:
             if connection.poll(timeout):
@@ -269,4 +273,6 @@ def run_worker(
             return None
         return found
 
-    run_hub(model, receive, outbox.append, max_sessions=max_sessions)
+    # What was loaded stays: looking through all of it for garbage would take as long as frames do.
+    gc.freeze()
+    run_hub(model, receive, outbox.append, flush, max_sessions=max_sessions)

@@ -266,6 +266,7 @@ def duplex(
     text_pad_weight: float = 0.5,
     stream_weights: Sequence[float] = (),
     other_weight: float = 1.0,
+    onset_weight: float = 1.0,
 ) -> Monologue:
     """Two speakers side by side: own rows, the other's, and with ``text`` what oneself says.
 
@@ -287,6 +288,7 @@ def duplex(
         text_pad_weight=text_pad_weight,
         stream_weights=tuple(stream_weights),
         other_weight=other_weight,
+        onset_weight=onset_weight,
     )
 
 

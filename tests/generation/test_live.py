@@ -11,6 +11,7 @@ from speechlm.generation.engine import Engine
 from speechlm.generation.request import Request
 from speechlm.layouts.grid import Prompt
 from speechlm.layouts.live import OtherSpeaker, OwnSpeech, two_speakers
+from speechlm.layouts.registry import build_layout
 from speechlm.model.unit_lm import UnitLM
 
 CASES = ["duplex-pairs", "duplex-codec", "duplex-moshi"]
@@ -103,6 +104,21 @@ def test_hearing_piece_by_piece_is_hearing_it_known_ahead(
     expected = known_ahead(lm, other, sampling, endless=endless)
     company = data.draw(st.integers(0, 3))
     assert live(lm, other, sampling, cuts, company=company, endless=endless) == expected
+
+
+def test_a_model_may_hear_a_frame_before_it_speaks_in_it() -> None:
+    """Its own rows later than the other's: known ahead, its first column needs no drawing."""
+    pairs = shared_lm("duplex-pairs")
+    late = build_layout("duplex", {"delays": [1, 0]}, 1)
+    lm = UnitLM(pairs.decoder, pairs.vocabulary, late)
+    other = heard_units(lm, 12, 0)
+    columns = live(lm, other, SAMPLINGS[0], [3, 4])
+    assert columns[0] == [lm.vocabulary.pad]
+    assert columns[1:] == known_ahead(lm, other, SAMPLINGS[0])[:11]
+    own = OwnSpeech(late, lm.vocabulary)
+    frames = torch.cat([own.push((*column, -1)) for column in columns], dim=1)
+    assert frames.shape == (1, 11)
+    assert 0 <= int(frames.min()) <= int(frames.max()) < NUM_UNITS
 
 
 @pytest.mark.parametrize("depth", [False, True], ids=["side-by-side", "depth"])

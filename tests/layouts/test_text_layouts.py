@@ -218,6 +218,22 @@ def test_two_speakers_are_told_apart_and_weighed_apart() -> None:  # dGSLM, arXi
         layout.encode(vocabulary, {**content, "other": zeros(1, 1)})
 
 
+@pytest.mark.parametrize("delays", [[0, 1, 0, 1], [2, 0, 0, 0]])
+def test_where_one_begins_to_speak_can_weigh_more(delays: list[int]) -> None:
+    options = {"delays": delays, "stream_weights": [1, 0.5], "onset_weight": 8}
+    layout = build_layout("duplex", options, 2)
+    own = torch.tensor([5] * 10 + [6] * 9 + [7, 5] + [8] * 12 + [9])
+    content = {"self": torch.stack([own, own]), "other": torch.stack([own, own])}
+    vocabulary = Vocabulary(tokenizer_fingerprint="", stream_sizes=layout.stream_sizes((10, 10)))
+    weights = layout.encode(vocabulary, content).loss_weights
+    begins = torch.tensor([10, 33])
+    first = 1 + delays[0]
+    assert torch.equal((weights[0] == 8).nonzero().flatten(), first + begins)
+    assert set(weights[0].tolist()) == {0.0, 1.0, 8.0}
+    assert set(weights[1].tolist()) == {0.0, 0.5}
+    assert set(weights[2].tolist()) == {0.0, 1.0}
+
+
 def test_what_the_other_says_meanwhile_can_be_given() -> None:
     layout = build_layout("duplex", {}, 2)
     vocabulary = vocabulary_for(layout)

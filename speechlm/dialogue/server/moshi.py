@@ -101,7 +101,7 @@ async def _hear(
     websocket: WebSocket, session: Session, settings: ServerSettings, metrics: Metrics
 ) -> _End:
     """What the client sends goes to the session."""
-    import sphn  # type: ignore[import-untyped]
+    import sphn
 
     reader = sphn.OpusStreamReader(SAMPLE_RATE)
     while True:
