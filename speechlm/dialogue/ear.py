@@ -149,9 +149,11 @@ class Ear:
         does not depend on how much came at once.
         """
         self.num_samples += len(samples)
-        self._held = torch.cat([self._held, samples])
-        while len(self._held) >= (count := self._next_window() - self._num_taken):
-            part, self._held = self._held[:count], self._held[count:].clone()
+        held, at = torch.cat([self._held, samples]), 0
+        while len(held) - at >= (count := self._next_window() - self._num_taken):
+            # Copies: a view would keep all that came at once.
+            part, at = held[at : at + count].clone(), at + count
+            self._held = held[at:]
             self._num_taken += count
             self._take(part[self._num_ahead :])
             self._num_ahead = 0
@@ -160,6 +162,7 @@ class Ear:
             (probability,) = self._detector.push(resampled)
             self._notice(probability)
             yield probability
+        self._held = held[at:].clone()
 
     def catch_up(self) -> None:
         """Give the open turn what came since the last window: it may end here."""
