@@ -8,6 +8,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def repair(package: str) -> str:
     """What to do about a package that is there but cannot be imported."""
     if package in ("torch", "torchaudio"):
         return "install both of one release, e.g. pip install 'torch==2.11.*' 'torchaudio==2.11.*'"
+    if package == "sounddevice":
+        return "install PortAudio, e.g. apt-get install libportaudio2"
     return f"pip install --force-reinstall {package}"
 
 
@@ -98,6 +101,10 @@ def abilities(found: dict[str, Any]) -> list[Ability]:
         if lacks
         else Ability(command="demo", ready=True)
     )
+    listening = _try("onnxruntime"), _lacks("silero_vad")
+    rows.append(_ability("simulate, talk from file to file", core, *listening))
+    rows.append(_ability("talk", core, *listening, _try("sounddevice")))
+    rows.append(_ability("serve", core, *listening, _try("starlette", "uvicorn")))
     free, memory = found["disk"]["free_gb"], found["memory_gb"]["available"]
     if free < MIN_FREE_DISK_GB:
         rows.append(_short("disk", f"{free:.1f} GB free", MIN_FREE_DISK_GB, "free some"))
@@ -188,6 +195,11 @@ def _try(*modules: str) -> tuple[str, str] | None:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             return f"{package} cannot be imported ({reason})", repair(package)
     return None
+
+
+def _lacks(module: str) -> tuple[str, str] | None:
+    """As :func:`_try` where importing would change how torch computes."""
+    return None if find_spec(module) else (f"{module} is not installed", remedy(module))
 
 
 def _try_fairseq2() -> tuple[str, str] | None:
