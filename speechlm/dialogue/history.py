@@ -8,11 +8,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from speechlm.errors import SpeechLMError
 from speechlm.layouts.grid import Prompt
 from speechlm.model.unit_lm import UnitLM
 
 ROOM = 0.5
 """At least this share of the positions that the LM sees is left for the answer."""
+
+
+class CannotDo(SpeechLMError):
+    """What a session is told and cannot do; the session goes on."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        """As :class:`speechlm.dialogue.messages.Refused` tells it."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -41,6 +51,50 @@ class History:
         """The item before one."""
         at = self.index(item_id)
         return self.items[at - 1].id if at else None
+
+    def insert(self, item: Item, after: str | None) -> None:
+        """Put an item after another one, at the end for None, at the beginning for ``"root"``.
+
+        Raises:
+            CannotDo: There is such an item already, or none that it could follow.
+        """
+        if self.index(item.id) is not None:
+            raise CannotDo("item_id_taken", f"there is an item {item.id!r} already")
+        if after in (None, "root"):
+            self.items.insert(0 if after else len(self.items), item)
+            return
+        at = self.index(str(after))
+        if at is None:
+            raise CannotDo("previous_item_id_invalid", f"there is no item {after!r}")
+        self.items.insert(at + 1, item)
+
+    def remove(self, item_id: str) -> Item:
+        """Forget an item.
+
+        Raises:
+            CannotDo: There is no such item.
+        """
+        at = self.index(item_id)
+        if at is None:
+            raise CannotDo(
+                "item_delete_invalid_item_id",
+                f"there is no item {item_id!r} in this conversation",
+            )
+        return self.items.pop(at)
+
+    def answer(self, item_id: str) -> Item:
+        """An answer.
+
+        Raises:
+            CannotDo: There is no such item, or the user said it.
+        """
+        at = self.index(item_id)
+        if at is None or self.items[at].role != "assistant":
+            raise CannotDo(
+                "item_truncate_invalid_item_id",
+                f"expected an answer of this conversation, got {item_id!r}",
+            )
+        return self.items[at]
 
     @property
     def last_id(self) -> str | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from speechlm.bundle import SpeechLM
 from speechlm.dialogue.answer import Answer, whole_frames
 from speechlm.dialogue.ear import Ear
-from speechlm.dialogue.history import History, Item
+from speechlm.dialogue.history import CannotDo, History, Item
 from speechlm.dialogue.messages import (
     AddItem,
     Backchannel,
@@ -119,10 +119,16 @@ class TurnSession:
         if isinstance(command, Hear):
             self._hear(torch.from_numpy(command.samples))
             return
+        self._obey(command)
+
+    def _obey(self, command: Command) -> None:
+        """Carry a command out, whoever gave it; say so if that cannot be."""
         try:
             self._carry_out(command)
         except SpeechLMError as error:
-            self._refuse(type(command).__name__, "invalid_value", str(error))
+            code = error.code if isinstance(error, CannotDo) else "invalid_value"
+            name = type(command).__name__
+            self._emit(Refused(command=name, code=code, message=str(error)))
 
     def _carry_out(self, command: Command) -> None:
         match command:
@@ -177,10 +183,10 @@ class TurnSession:
 
     def _configure(self, settings: SessionSettings) -> None:
         if settings.input_rate != self._ear.input_rate and self._ear.num_samples:
-            self._refuse(
-                "Configure", "input_format_fixed", "the input's rate is fixed once sound came"
+            raise CannotDo(
+                "input_format_fixed",
+                "the input's rate is fixed once sound came",
             )
-            return
         self._check(settings)
         turns = settings.turns
         if turns is not None and (self._policy is None or turns != self.settings.turns):
@@ -311,8 +317,7 @@ class TurnSession:
             self._end_turn()
         elif self.settings.turns is not None or self._ear.turn_s < LEAST_TURN_S - 1e-6:
             heard_s = 0.0 if self.settings.turns is not None else self._ear.turn_s
-            self._refuse(
-                "Commit",
+            raise CannotDo(
                 "input_audio_buffer_commit_empty",
                 f"expected at least 100 ms of sound to commit, got {1000 * heard_s:.0f} ms",
             )
@@ -325,16 +330,14 @@ class TurnSession:
         if self._answer is not None and not self._answer.over:
             self._respond_after = True
         else:
-            self._respond(Respond(response_id=f"resp_{self._num_answers + 1}"))
+            self._obey(Respond(response_id=f"resp_{self._num_answers + 1}"))
 
     def _respond(self, command: Respond) -> None:
         if self._answer is not None and not self._answer.over:
-            self._refuse(
-                "Respond",
+            raise CannotDo(
                 "conversation_already_has_active_response",
                 f"{self._answer.response_id} is still being given; cancel it first",
             )
-            return
         self._check_modality(command.modality)
         lm = self._model.lm
         limit = lm.decoder.config.max_positions
@@ -342,10 +345,10 @@ class TurnSession:
         window = min(self.settings.sampling.window or limit, limit)
         found = self.history.prompt(lm, self.settings.history_turns, window)
         if found is None:
-            self._refuse(
-                "Respond", "nothing_to_answer", "expected something said since the last answer"
+            raise CannotDo(
+                "nothing_to_answer",
+                "expected something said since the last answer",
             )
-            return
         prompt, count = found
         sampling = replace(self.settings.sampling, max_units=NEVER, window=window if moves else 0)
         settings = self.settings
@@ -386,7 +389,7 @@ class TurnSession:
         self._say_what_was_heard(answer)
         if self._respond_after:
             self._respond_after = False
-            self._respond(Respond(response_id=f"resp_{self._num_answers + 1}"))
+            self._obey(Respond(response_id=f"resp_{self._num_answers + 1}"))
 
     def _say_what_was_heard(self, answer: Answer) -> None:
         """The question as text, once, where the LM wrote it down."""
@@ -414,77 +417,44 @@ class TurnSession:
     def _cancel(self, command: Cancel) -> None:
         answer = self._answer
         if answer is None or answer.over or command.response_id not in (None, answer.response_id):
-            self._refuse("Cancel", "response_cancel_not_active", "no such answer is being given")
-            return
+            raise CannotDo(
+                "response_cancel_not_active",
+                "no such answer is being given",
+            )
         self._stop_answer("client_cancelled")
         self._after_answer()
 
     def _truncate(self, command: Truncate) -> None:
-        at = self.history.index(command.item_id)
-        if at is None or self.history.items[at].role != "assistant":
-            self._refuse(
-                "Truncate",
-                "item_truncate_invalid_item_id",
-                f"expected an answer of this conversation, got {command.item_id!r}",
-            )
-            return
-        item = self.history.items[at]
+        item = self.history.answer(command.item_id)
         rate = self._model.tokenizer.frame_rate
-        if self._answer is not None and self._answer.item is item:
-            if not self._answer.over:
+        answer = self._answer if self._answer is not None and self._answer.item is item else None
+        if answer is not None:
+            if not answer.over:
                 self._stop_answer("client_cancelled")
-            self._answer.truncated = True
+            answer.truncated = True
         # Who plays it knows better than the estimate by which it was cut off.
         said = item.codes if item.said is None else item.said
-        heard_s = max(0.0, min(command.heard_s, said.shape[1] / rate))
-        if self._answer is not None and self._answer.item is item:
-            heard_s = min(heard_s, self._answer.sent_s)
+        most_s = (
+            said.shape[1] / rate if answer is None else min(said.shape[1] / rate, answer.sent_s)
+        )
+        heard_s = max(0.0, min(command.heard_s, most_s))
         item.codes = said[:, : whole_frames(heard_s, rate)]
         self._emit(Truncated(item_id=item.id, heard_s=heard_s))
 
     def _add_item(self, command: AddItem) -> None:
         if command.samples is None:
-            self._refuse(
-                "AddItem", "unsupported_content", "expected sound: this bundle reads no text"
-            )
-            return
-        if self.history.index(command.item_id) is not None:
-            self._refuse(
-                "AddItem", "item_id_taken", f"there is an item {command.item_id!r} already"
-            )
-            return
-        place = len(self.history.items)
-        if command.after is not None:
-            after = self.history.index(command.after)
-            if after is None and command.after != "root":
-                self._refuse(
-                    "AddItem", "previous_item_id_invalid", f"there is no item {command.after!r}"
-                )
-                return
-            place = 0 if after is None else after + 1
+            raise CannotDo("unsupported_content", "expected sound: this bundle reads no text")
+        wave = torch.from_numpy(command.samples)
         try:
-            wave = torch.from_numpy(command.samples)
             codes = self._model.encode(wave, self.settings.input_rate).codes
         except InputError as error:
-            self._refuse("AddItem", "invalid_audio", str(error))
-            return
+            raise CannotDo("invalid_audio", str(error)) from error
         item = Item(id=command.item_id, role=command.role, codes=codes)
-        self.history.items.insert(place, item)
+        self.history.insert(item, command.after)
         self._emit(ItemAdded(item_id=item.id, previous_item_id=self.history.previous(item.id)))
 
     def _delete_item(self, command: DeleteItem) -> None:
-        at = self.history.index(command.item_id)
-        if at is None:
-            self._refuse(
-                "DeleteItem",
-                "item_delete_invalid_item_id",
-                f"there is no item {command.item_id!r} in this conversation",
-            )
-            return
-        if self._answer is not None and self._answer.item is self.history.items[at]:
+        item = self.history.remove(command.item_id)
+        if self._answer is not None and self._answer.item is item:
             self._stop_answer("client_cancelled")
-        del self.history.items[at]
-        self._emit(ItemDeleted(item_id=command.item_id))
-
-    def _refuse(self, command: str, code: str, message: str) -> None:
-        self._emit(Refused(command=command, code=code, message=message))
+        self._emit(ItemDeleted(item_id=item.id))
