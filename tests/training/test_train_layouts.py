@@ -105,8 +105,9 @@ def test_two_speakers_are_learnt_side_by_side(
 ) -> None:
     rows = []
     for number in range(24):
-        asked = [1] * 5 + [number % 8 + 20] * 5 + [1] * 10
-        said = [2] * 12 + [number % 8 + 30] * 6 + [2] * 2
+        word = number // 4  # each is asked in both splits
+        asked = [1] * 5 + [word + 20] * 5 + [1] * 10
+        said = [2] * 12 + [word + 30] * 6 + [2] * 2
         split = "valid" if number % 4 == 0 else "train"
         model = f"{number}.model"
         rows.append(recording(f"{number}.user", asked, split=split, reply=model))
