@@ -32,7 +32,7 @@ def start_of(store: Path, *overrides: str, features: torch.Tensor | None = None)
         (1, ["layout.name=dealy"], "unknown layout 'dealy'; did you mean 'delay'? known: flat, "),
         (1, ["layout.options.colapse=true"], "no option 'colapse'; did you mean 'collapse'?"),
         (2, [], "the layout 'flat' takes a tokenizer of 1 codebook, got one of 2; flattened, "),
-        (1, ["layout.name=duplex"], "left out 10 conversations: two channels that differ in length"),
+        (1, ["layout.name=duplex"], "left out 10 conversations: two channels that differ"),
         (2, ["layout.name=delay", "layout.options.delays=[0]"], "expected 2 delays, got 1: "),
         (1, ["layout.name=interleave-words"], "needs a text tokenizer; set model.text_lm or layou"),
         (1, ["model.head=depth"], "the layout 'flat' has 1; use model.head=parallel, or a layout"),
