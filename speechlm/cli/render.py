@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from speechlm.cli.main import is_disk_full
+from speechlm.config import SamplingConfig
 from speechlm.errors import AudioError, InputError, PartialFailure, SpeechLMError
 
 if TYPE_CHECKING:
@@ -64,6 +65,30 @@ def add_arguments(parser: ArgumentParser, *, output: str, bundle: str = BUNDLE_H
     parser.add_argument(
         "--keep-going", action="store_true", help="exit 0 also when some recordings failed"
     )
+
+
+def add_live_sampling(parser: ArgumentParser) -> None:
+    """How a session draws units: :func:`live_sampling` reads it."""
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        help="0 takes the most probable unit, 1 draws as the model believes; if not given, 0 for "
+        "models that answer whole turns, 0.8 among the 50 most probable for duplex ones",
+    )
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        default=0,
+        help="with --temperature: draw among the K most probable units, 0 for all (%(default)s)",
+    )
+
+
+def live_sampling(args: Namespace) -> SamplingConfig | None:
+    """What was asked for; None: the session's own."""
+    if args.temperature is None:
+        return None
+    return SamplingConfig(temperature=args.temperature, top_k=args.top_k)
 
 
 def add_weights(parser: ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechlm.config import SamplingConfig
+from speechlm.cli import render
 from speechlm.errors import CorpusError, InputError, PartialFailure, SpeechLMError
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ INPUT_NAME = "input.wav"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    defaults = SamplingConfig()
     parser.add_argument(
         "bundle", metavar="BUNDLE", help="a folder that 'speechlm train' wrote, or a hub id"
     )
@@ -61,18 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="PRESET",
         help="how turns are found, for bundles that answer whole turns (openai)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        help="0 takes the most probable unit, 1 draws as the model believes (the session's own)",
-    )
-    parser.add_argument(
-        "--top-k",
-        type=int,
-        default=defaults.top_k,
-        help="draw among the K most probable units, 0 for all (%(default)s)",
-    )
+    render.add_live_sampling(parser)
     parser.add_argument(
         "--keep-going", action="store_true", help="exit 0 also when some dialogues failed"
     )
@@ -87,15 +75,16 @@ def run(args: Namespace) -> None:
     from speechlm.progress import progress
 
     turns = turn_preset(args.turns or "openai")
-    sampling = SamplingConfig()
-    if args.temperature is not None:
-        sampling = SamplingConfig(temperature=args.temperature, top_k=args.top_k)
     users = list(users_of(args.users))
     bundle = SpeechLM.from_pretrained(args.bundle)
     choose_threads(bundle)
     rate = rate_for(bundle)
     settings = SessionSettings(
-        input_rate=rate, output_rate=rate, turns=turns, sampling=sampling, seed=args.seed
+        input_rate=rate,
+        output_rate=rate,
+        turns=turns,
+        sampling=render.live_sampling(args),
+        seed=args.seed,
     )
     failures = []
     with progress("simulating", len(users), "dialogues") as advance:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechlm.cli import render
-from speechlm.config import SamplingConfig
 from speechlm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,13 +65,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="earlier questions and answers that the model sees (%(default)s: it was trained on "
         "single ones)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (%(default)s)")
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="0 takes the most probable unit, 1 draws as the model believes (%(default)s)",
-    )
+    render.add_live_sampling(parser)
     render.add_weights(parser)
     devices = parser.add_argument_group("sound card")
     devices.add_argument("--devices", action="store_true", help="list devices and exit")
@@ -118,7 +111,6 @@ def _talk(args: Namespace) -> Dialogue:
     from speechlm.dialogue.users import RecordedUser
 
     turns = turn_preset(args.turns)
-    sampling = SamplingConfig(temperature=args.temperature)
     bundle = SpeechLM.from_pretrained(args.bundle)
     bundle.weights = args.weights
     choose_threads(bundle)
@@ -127,7 +119,7 @@ def _talk(args: Namespace) -> Dialogue:
         input_rate=rate,
         output_rate=rate,
         turns=turns,
-        sampling=sampling,
+        sampling=render.live_sampling(args),
         seed=args.seed,
         history_turns=args.history,
     )

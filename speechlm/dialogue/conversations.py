@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -165,7 +166,7 @@ def describe(model: SpeechLM, name: str) -> BundleInfo:
     )
 
 
-class Conversations:
+class Conversations(ABC):
     """Keeps the sessions of a service and hands messages to and fro; see
     :class:`speechlm.dialogue.service.DialogueService`. Subclasses carry them to a hub."""
 
@@ -251,9 +252,11 @@ class Conversations:
             del self._works[name]
             self._send((name, Close()))
 
+    @abstractmethod
     def _send(self, message: Down) -> None:
-        raise NotImplementedError
+        """Carry a message to the hub; never waits."""
 
+    @abstractmethod
     def _check_ready(self) -> None:
         """Raises Busy where the hub cannot be reached."""
 

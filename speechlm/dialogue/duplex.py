@@ -77,9 +77,7 @@ def duplex_request(lm: UnitLM, settings: SessionSettings) -> Request:
         InputError: The LM's layout does not hold two speakers.
     """
     layout = two_speakers(lm.layout)
-    sampling = settings.sampling
-    if sampling == SamplingConfig():
-        sampling = DUPLEX_SAMPLING
+    sampling = settings.sampling or DUPLEX_SAMPLING
     limit = lm.decoder.config.max_positions
     moves = lm.decoder.config.position in ("rope", "none")
     nothing = torch.zeros(layout.num_codebooks, 0, dtype=torch.int64)

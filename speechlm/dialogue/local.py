@@ -34,6 +34,9 @@ class LocalService(Conversations):
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
 
+    def _check_ready(self) -> None:
+        """A thread of this process is always there."""
+
     def _send(self, message: Down) -> None:
         self._inbox.put(message)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from speechlm.bundle import SpeechLM
+from speechlm.config import SamplingConfig
 from speechlm.dialogue.answer import Answer, whole_frames
 from speechlm.dialogue.ear import Ear
 from speechlm.dialogue.history import CannotDo, History, Item
@@ -207,7 +208,7 @@ class TurnSession:
 
     def _check(self, settings: SessionSettings) -> None:
         """Refuse what this bundle cannot do, before anything relies on it."""
-        if settings.sampling.guidance != 1:
+        if settings.sampling is not None and settings.sampling.guidance != 1:
             raise ConfigError(
                 f"expected guidance 1 in a conversation, got {settings.sampling.guidance}"
             )
@@ -342,7 +343,8 @@ class TurnSession:
         lm = self._model.lm
         limit = lm.decoder.config.max_positions
         moves = lm.decoder.config.position in ("rope", "none")
-        window = min(self.settings.sampling.window or limit, limit)
+        sampling = self.settings.sampling or SamplingConfig()
+        window = min(sampling.window or limit, limit)
         found = self.history.prompt(lm, self.settings.history_turns, window)
         if found is None:
             raise CannotDo(
@@ -350,7 +352,7 @@ class TurnSession:
                 "expected something said since the last answer",
             )
         prompt, count = found
-        sampling = replace(self.settings.sampling, max_units=NEVER, window=window if moves else 0)
+        sampling = replace(sampling, max_units=NEVER, window=window if moves else 0)
         settings = self.settings
         if command.max_answer_s is not None:
             settings = replace(settings, max_answer_s=command.max_answer_s)

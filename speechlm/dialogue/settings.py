@@ -81,7 +81,8 @@ class SessionSettings:
     """Of the sound that is said, Hz."""
     turns: TurnSettings | None = field(default_factory=TurnSettings)
     """None: push to talk, the client says when a turn ends. Duplex models know for themselves."""
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: SamplingConfig | None = None
+    """None: the most probable unit each time; of duplex models, among probable ones."""
     seed: int = 0
     """Of the first answer; each further one has the next."""
     modality: Literal["audio", "text"] = "audio"

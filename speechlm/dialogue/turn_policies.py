@@ -6,6 +6,7 @@ is made with the bundle and the settings, once a session.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -69,7 +70,7 @@ class Silence:
         return pause.silence_s >= self._settings.silence_s
 
 
-class _AsksAModel:
+class _AsksAModel(ABC):
     """Asks from ``silence_s`` on, now and then; at ``patience_s`` the turn ends in any case."""
 
     def __init__(self, model: SpeechLM, settings: TurnSettings) -> None:
@@ -87,8 +88,9 @@ class _AsksAModel:
         self._next_s = pause.silence_s + ASK_AGAIN_S
         return self.probability(pause) >= self._settings.end_probability
 
+    @abstractmethod
     def probability(self, pause: Pause) -> float:
-        raise NotImplementedError
+        """That the turn is over."""
 
 
 class UnitLMEnd(_AsksAModel):

@@ -16,7 +16,7 @@ from small_duplex import converse, heard, noise, run_engine, small_duplex
 
 from speechlm import SpeechLM
 from speechlm.config import SamplingConfig
-from speechlm.dialogue.duplex import DuplexSession, duplex_request
+from speechlm.dialogue.duplex import DUPLEX_SAMPLING, DuplexSession, duplex_request
 from speechlm.dialogue.messages import (
     AddItem,
     Cancel,
@@ -257,3 +257,11 @@ def held(session: DuplexSession, bundle: SpeechLM) -> int:
             total += len(one) if hasattr(one, "__len__") else 0
         todo.extend(gc.get_referents(one))
     return total
+
+
+def test_the_most_probable_unit_can_be_asked_for() -> None:
+    lm = small_duplex().lm
+    greedy = SamplingConfig(temperature=0.0)
+    asked = duplex_request(lm, replace(ENDLESS, sampling=greedy)).sampling
+    assert asked.temperature == 0.0
+    assert duplex_request(lm, ENDLESS).sampling.temperature == DUPLEX_SAMPLING.temperature
