@@ -8,52 +8,18 @@ import numpy as np
 import pytest
 import torch
 from small_bundle import question
+from text_bundle import with_text
 
 from speechlm import SpeechLM
 from speechlm.audio import load_audio
 from speechlm.dialogue.oneshot import can_speak_text, can_transcribe, speak, transcribe
 from speechlm.dialogue.service import SpeechRequest
 from speechlm.errors import InputError
-from speechlm.layouts.registry import build_layout
-from speechlm.layouts.text import TextTokenizer
-from speechlm.layouts.vocabulary import Vocabulary
-from speechlm.model.architecture import DecoderConfig
-from speechlm.model.decoder import Decoder
-from speechlm.model.unit_lm import UnitLM
 
 
 @pytest.fixture(scope="module")
 def plain(bundle_folder: Path) -> SpeechLM:
     return SpeechLM.from_pretrained(bundle_folder)
-
-
-def with_text(model: SpeechLM, layout: str) -> SpeechLM:
-    """The bundle's tokenizer and vocoder with an untrained LM of a layout that knows text."""
-    pytest.importorskip("transformers")
-    from toy_text import text_tokenizer
-
-    text = TextTokenizer(text_tokenizer())
-    vocabulary = Vocabulary(
-        tokenizer_fingerprint=model.tokenizer.fingerprint,
-        stream_sizes=(model.tokenizer.vocab_size,),
-        text_size=text.size,
-        text_fingerprint=text.fingerprint,
-    )
-    torch.manual_seed(0)
-    decoder = Decoder(
-        DecoderConfig(
-            vocab_size=vocabulary.size,
-            num_layers=1,
-            model_dim=32,
-            num_heads=2,
-            num_kv_heads=2,
-            ffn_dim=64,
-            max_positions=256,
-            tie_embeddings=False,
-        )
-    )
-    lm = UnitLM(decoder, vocabulary, build_layout(layout, {}, 1), text)
-    return SpeechLM(model.tokenizer, lm, model.vocoder)
 
 
 def units_of(model: SpeechLM) -> torch.Tensor:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 
 import pytest
-import torch
 from small_bundle import small_bundle
 from small_talk import QUESTION, Talk, settings, speech
+from text_bundle import with_text
 
 pytest.importorskip("onnxruntime")
-toy_text = pytest.importorskip("toy_text")
 
-from speechlm import SpeechLM  # noqa: E402
-from speechlm.config import SamplingConfig  # noqa: E402
-from speechlm.dialogue.messages import (  # noqa: E402
+from speechlm import SpeechLM
+from speechlm.config import SamplingConfig
+from speechlm.dialogue.messages import (
     Cancel,
     Commit,
     Committed,
@@ -25,43 +24,14 @@ from speechlm.dialogue.messages import (  # noqa: E402
     Text,
     Transcribed,
 )
-from speechlm.layouts.registry import build_layout  # noqa: E402
-from speechlm.layouts.text import TextTokenizer  # noqa: E402
-from speechlm.layouts.vocabulary import Vocabulary  # noqa: E402
-from speechlm.model.architecture import DecoderConfig  # noqa: E402
-from speechlm.model.decoder import Decoder  # noqa: E402
-from speechlm.model.unit_lm import UnitLM  # noqa: E402
+from speechlm.model.decoder import Decoder
+from speechlm.model.unit_lm import UnitLM
 
 
 @functools.cache
 def writer() -> SpeechLM:
     """An LM that writes what it heard and what it says, then says it; trained on nothing."""
-    whole = small_bundle()
-    text = TextTokenizer(toy_text.text_tokenizer())
-    vocabulary = Vocabulary(
-        tokenizer_fingerprint=whole.tokenizer.fingerprint,
-        stream_sizes=(whole.tokenizer.vocab_size,),
-        text_size=text.size,
-        text_fingerprint=text.fingerprint,
-    )
-    torch.manual_seed(0)
-    decoder = Decoder(
-        DecoderConfig(
-            vocab_size=vocabulary.size,
-            num_layers=1,
-            model_dim=32,
-            num_heads=2,
-            num_kv_heads=2,
-            ffn_dim=64,
-            max_positions=256,
-            tie_embeddings=False,
-        )
-    )
-    return SpeechLM(
-        whole.tokenizer,
-        UnitLM(decoder, vocabulary, build_layout("chain", {}, 1), text),
-        whole.vocoder,
-    )
+    return with_text(small_bundle(), "chain")
 
 
 def ask(seed: int, **changes: object) -> Talk:
